@@ -1,0 +1,1 @@
+//! Architecture rules, contracts, end to end, faults, quality.
