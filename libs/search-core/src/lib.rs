@@ -1,0 +1,25 @@
+//! What every room of the mesh speaks of: addresses, scores, top-k, queries, filters, fusion, error kinds, stage
+//! reports, deadlines. Pure: no clock, no runtime, no wire, no engine. Time is always an argument, so that
+//! everything here is tested in virtual time.
+
+pub mod address;
+pub mod collection;
+pub mod deadline;
+pub mod error;
+pub mod filter;
+pub mod filter_grammar;
+pub mod fusion;
+pub mod query;
+pub mod report;
+pub mod score;
+pub mod top_k;
+
+pub use address::Address;
+pub use collection::{CollectionName, CollectionNameError, shard_of};
+pub use deadline::Deadline;
+pub use error::{ErrorKind, FieldError};
+pub use filter::{Bound, Filter, Value};
+pub use query::{Clause, Occur, ParsedQuery, QueryError};
+pub use report::{StageReason, StageReport, StageStatus};
+pub use score::{Candidate, Score, ScoreError, best_first};
+pub use top_k::TopK;

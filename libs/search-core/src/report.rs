@@ -1,0 +1,107 @@
+//! What one stage did for one answer.
+
+use serde::{Deserialize, Serialize};
+
+/// How a stage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageStatus {
+    /// It did all that it was asked to.
+    Complete,
+    /// It did a part.
+    Partial,
+    /// It was left out.
+    Skipped,
+    /// It failed.
+    Failed,
+}
+
+/// Why a stage did less than it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageReason {
+    /// The time was spent.
+    Deadline,
+    /// The service refused for load.
+    Overloaded,
+    /// No replica could be reached.
+    Unavailable,
+    /// A shard did not answer.
+    ShardMissing,
+    /// No replica had the snapshot.
+    SnapshotMissing,
+    /// The query was encoded with another model than the index.
+    ModelMismatch,
+    /// A segment was refused when loaded.
+    DamagedSegment,
+}
+
+/// What one stage did for one answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Name of the stage.
+    pub stage: String,
+    /// How it ended.
+    pub status: StageStatus,
+    /// Why it did less than it was asked to; none when complete.
+    pub reason: Option<StageReason>,
+    /// Candidates given to it.
+    pub candidates_in: u64,
+    /// Candidates that it gave on.
+    pub candidates_out: u64,
+    /// Shards asked; 0 when the stage has none.
+    pub shards_asked: u32,
+    /// Shards that answered.
+    pub shards_answered: u32,
+    /// Longest wait for a compute thread among the calls, microseconds.
+    pub queue_us: u64,
+    /// Longest computing time among the calls, microseconds.
+    pub compute_us: u64,
+    /// From the stage's start to its end, microseconds.
+    pub wall_us: u64,
+    /// From the request's arrival to the stage's start, microseconds.
+    pub start_us: u64,
+}
+
+impl StageReport {
+    /// A complete stage that did nothing yet.
+    pub fn complete(stage: impl Into<String>) -> Self {
+        Self {
+            stage: stage.into(),
+            status: StageStatus::Complete,
+            reason: None,
+            candidates_in: 0,
+            candidates_out: 0,
+            shards_asked: 0,
+            shards_answered: 0,
+            queue_us: 0,
+            compute_us: 0,
+            wall_us: 0,
+            start_us: 0,
+        }
+    }
+
+    /// Whether the answer is less than was asked for because of this stage.
+    pub fn is_degraded(&self) -> bool {
+        self.status != StageStatus::Complete && self.reason.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_snake_case() {
+        let mut report = StageReport::complete("sparse");
+        assert!(!report.is_degraded());
+        report.status = StageStatus::Partial;
+        report.reason = Some(StageReason::DamagedSegment);
+        assert!(report.is_degraded());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (&json["status"], &json["reason"]),
+            (&"partial".into(), &"damaged_segment".into())
+        );
+    }
+}
