@@ -1,0 +1,194 @@
+//! Channels to peers: connected when first used, over TCP or inside the process, with trace context and deadline on each call.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use search_core::{Deadline, ErrorKind};
+use tokio::io::DuplexStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder, ServiceExt};
+
+use crate::around::{HttpRequest, HttpResponse, around};
+use crate::status::status;
+use crate::{deadline, trace};
+
+/// A peer in the same cluster answers a connect in a millisecond; one that has not in this time is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A dead peer (no reset, no answer) is noticed after interval + timeout.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// See [`KEEPALIVE_INTERVAL`].
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A channel to one peer, for every generated client. Clones share the connection.
+///
+/// Whatever goes wrong on the way is a status: UNAVAILABLE where the peer cannot be reached, DEADLINE_EXCEEDED where the
+/// request's timeout passes. Generated clients need `max_decoding_message_size(`[`crate::MAX_MESSAGE_BYTES`]`)`.
+#[derive(Clone)]
+pub struct MeshChannel {
+    name: Arc<str>,
+    service: BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>,
+}
+
+/// An address that no channel can be made for.
+#[derive(Debug, thiserror::Error)]
+#[error("`{address}` is no address; expected host:port")]
+pub struct InvalidAddress {
+    address: String,
+    #[source]
+    cause: Option<tonic::transport::Error>,
+}
+
+impl MeshChannel {
+    /// A channel over TCP to `host:port` (or `http://host:port`). Connects when first used, and again after a failure.
+    /// Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] when it is not of that form.
+    pub fn tcp(address: &str) -> Result<Self, InvalidAddress> {
+        let endpoint = endpoint(address)?
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self::over(address, endpoint.connect_lazy()))
+    }
+
+    /// A channel whose connections `connect` makes.
+    pub(crate) fn in_process<C, F>(name: &str, connect: C) -> Self
+    where
+        C: Service<Uri, Response = TokioIo<DuplexStream>, Error = io::Error, Future = F>,
+        C: Send + 'static,
+        F: Future<Output = Result<TokioIo<DuplexStream>, io::Error>> + Send + 'static,
+    {
+        let endpoint = Endpoint::from_static("http://in-process");
+        Self::over(name, endpoint.connect_with_connector_lazy(connect))
+    }
+
+    fn over(name: &str, channel: Channel) -> Self {
+        let name: Arc<str> = name.into();
+        let peer = Peer {
+            name: Arc::clone(&name),
+            channel,
+        };
+        let service = ServiceBuilder::new()
+            // Outermost: the span covers the wait for a connection too, and records what the deadline layer answers.
+            .layer(around(trace::call))
+            // Around the transport, which knows no deadline inside a process and calls it CANCELLED over TCP.
+            .layer(around(deadline::keep))
+            .service(peer);
+        Self {
+            name,
+            service: BoxCloneSyncService::new(service),
+        }
+    }
+
+    /// The address, or the name of an in-process peer.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for MeshChannel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "MeshChannel({})", self.name)
+    }
+}
+
+impl Service<HttpRequest> for MeshChannel {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<HttpResponse, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Self::Future {
+        self.service.call(request)
+    }
+}
+
+/// Lets the call carry what is left until `deadline`; nothing left is sent as zero, and refused before the wire.
+#[must_use]
+pub fn with_deadline<T>(message: T, deadline: Option<Deadline>, now: Instant) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline.remaining(now).unwrap_or_default());
+    }
+    request
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
+    let invalid = |cause| InvalidAddress {
+        address: address.to_owned(),
+        cause,
+    };
+    let authority = address.strip_prefix("http://").unwrap_or(address);
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+        .map_err(|cause| invalid(Some(cause)))?;
+    let uri = endpoint.uri();
+    let has_host_and_port =
+        uri.port_u16().is_some() && uri.host().is_some_and(|host| !host.is_empty());
+    if has_host_and_port && matches!(uri.path(), "" | "/") {
+        Ok(endpoint)
+    } else {
+        Err(invalid(None))
+    }
+}
+
+/// The transport itself, whose failures become statuses here.
+#[derive(Clone)]
+struct Peer {
+    name: Arc<str>,
+    channel: Channel,
+}
+
+impl Service<HttpRequest> for Peer {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<HttpResponse, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The wait for the connection belongs to the call, where its span and its deadline are.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Self::Future {
+        let name = Arc::clone(&self.name);
+        let answer = self.channel.clone().oneshot(request);
+        answer
+            .map(move |answer| Ok(answer.unwrap_or_else(|error| broken(&name, &error))))
+            .boxed()
+    }
+}
+
+fn broken(peer: &str, error: &tonic::transport::Error) -> HttpResponse {
+    let causes = chain(error);
+    let timed_out = causes
+        .iter()
+        .any(|cause| cause.is::<tonic::TimeoutExpired>());
+    let kind = if timed_out {
+        ErrorKind::DeadlineExceeded
+    } else {
+        ErrorKind::Unavailable
+    };
+    let reasons: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    let message = format!("{peer}: {}", reasons.join(": "));
+    status(kind, &message, Vec::new()).into_http()
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source()).collect()
+}

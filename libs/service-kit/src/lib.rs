@@ -1,0 +1,31 @@
+//! Config, telemetry, status mapping, channels, health, serve and drain. Knows gRPC; knows nothing of search.
+//!
+//! In the order in which a process meets them: [`config`] is read, [`telemetry`] is started, [`client`] channels are
+//! made, [`server`] serves behind its layers ([`trace`], [`overload`], [`deadline`], [`panics`]) until [`signals`] end
+//! it, and errors become a [`status`] at the edge.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod around;
+pub mod client;
+pub mod config;
+pub mod deadline;
+mod guarded;
+mod health;
+pub mod overload;
+pub mod panics;
+pub mod readiness;
+pub mod server;
+pub mod signals;
+pub mod status;
+pub mod telemetry;
+pub mod trace;
+mod transport;
+
+pub use client::{MeshChannel, with_deadline};
+pub use config::{ConfigError, EXIT_CONFIG, Problems};
+pub use deadline::{deadline_of, now};
+pub use readiness::Readiness;
+pub use server::{MAX_MESSAGE_BYTES, Server, ServerBuilder, ServerLimits};
+pub use telemetry::{Telemetry, TelemetryConfig};
+pub use transport::{InProcessListener, in_process};

@@ -1,0 +1,167 @@
+//! Error kinds on the wire: one table from [`ErrorKind`] to gRPC codes, and back.
+//!
+//! A refused field travels as `google.rpc.BadRequest`, so that a client can name it without parsing a sentence.
+
+use std::error::Error;
+use std::fmt::Display;
+
+use search_core::{ErrorKind, FieldError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// The one table.
+#[must_use]
+pub fn code_of(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// The status of an error; `fields` says which parts of the request are wrong.
+#[must_use]
+pub fn status(kind: ErrorKind, message: &dyn Display, fields: Vec<FieldError>) -> Status {
+    if fields.is_empty() {
+        return Status::new(code_of(kind), message.to_string());
+    }
+    let violations: Vec<FieldViolation> = fields
+        .into_iter()
+        .map(|field| FieldViolation::new(field.path, field.message))
+        .collect();
+    let details = ErrorDetails::with_bad_request(violations);
+    Status::with_error_details(code_of(kind), message.to_string(), details)
+}
+
+/// INVALID_ARGUMENT for one field.
+#[must_use]
+pub fn invalid(field: FieldError) -> Status {
+    status(
+        ErrorKind::InvalidArgument,
+        &field.to_string(),
+        vec![field.clone()],
+    )
+}
+
+/// The fields that a status complains about.
+#[must_use]
+pub fn fields_of(status: &Status) -> Vec<FieldError> {
+    let violations = status
+        .get_details_bad_request()
+        .map(|bad_request| bad_request.field_violations);
+    violations
+        .unwrap_or_default()
+        .into_iter()
+        .map(|violation| FieldError::new(violation.field, violation.description))
+        .collect()
+}
+
+/// The kind of a status that a peer answered, or that the transport made up in its place.
+#[must_use]
+pub fn kind_of(status: &Status) -> ErrorKind {
+    if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
+        // tonic's words for a deadline that passed.
+        return ErrorKind::DeadlineExceeded;
+    }
+    if is_broken_connection(status) {
+        return ErrorKind::Unavailable;
+    }
+    match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::Aborted
+        | Code::PermissionDenied
+        | Code::Unauthenticated => ErrorKind::FailedPrecondition,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::Unavailable => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Cancelled => ErrorKind::Cancelled,
+        Code::DataLoss => ErrorKind::DataLoss,
+        Code::Unimplemented => ErrorKind::Unimplemented,
+        Code::Ok | Code::Unknown | Code::Internal => ErrorKind::Internal,
+    }
+}
+
+/// A status that came over the wire has no source; one with a transport error behind it never arrived there.
+fn is_broken_connection(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<tonic::transport::Error>() || error.is::<std::io::Error>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [ErrorKind; 10] = [
+        ErrorKind::InvalidArgument,
+        ErrorKind::NotFound,
+        ErrorKind::FailedPrecondition,
+        ErrorKind::ResourceExhausted,
+        ErrorKind::Unavailable,
+        ErrorKind::DeadlineExceeded,
+        ErrorKind::Cancelled,
+        ErrorKind::DataLoss,
+        ErrorKind::Unimplemented,
+        ErrorKind::Internal,
+    ];
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for kind in KINDS {
+            let there = status(kind, &"why", Vec::new());
+            assert_eq!(kind_of(&there), kind);
+            assert_eq!(there.message(), "why");
+        }
+    }
+
+    #[test]
+    fn no_two_kinds_share_a_code() {
+        for (index, kind) in KINDS.iter().enumerate() {
+            for other in &KINDS[..index] {
+                assert_ne!(code_of(*kind), code_of(*other));
+            }
+        }
+    }
+
+    #[test]
+    fn fields_survive_the_wire() {
+        let fields = vec![
+            FieldError::new("k", "must be 1 to 1000"),
+            FieldError::new("filter.range.lower", "must be finite"),
+        ];
+        let sent = status(ErrorKind::InvalidArgument, &"bad request", fields.clone());
+        let headers = sent.into_http::<()>().into_parts().0.headers;
+        let received = Status::from_header_map(&headers).unwrap();
+        assert_eq!(fields_of(&received), fields);
+        assert_eq!(kind_of(&received), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn tonics_timeout_is_a_deadline_and_a_plain_cancel_is_not() {
+        let timeout = Status::cancelled("Timeout expired");
+        assert_eq!(kind_of(&timeout), ErrorKind::DeadlineExceeded);
+        assert_eq!(kind_of(&Status::cancelled("")), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn a_broken_connection_is_unavailable() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = Status::from_error(Box::new(reset));
+        assert_eq!(kind_of(&broken), ErrorKind::Unavailable);
+    }
+}
