@@ -71,6 +71,21 @@ impl fmt::Display for CollectionName {
     }
 }
 
+/// Names one immutable state of one collection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Manifest number, from 1.
+    pub number: u64,
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}@{}", self.collection, self.number)
+    }
+}
+
 fn is_valid(name: &str) -> bool {
     let allowed = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'

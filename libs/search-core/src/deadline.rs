@@ -8,7 +8,7 @@ pub struct Deadline(Instant);
 
 impl Deadline {
     /// At this instant.
-    pub const fn at(instant: Instant) -> Self {
+    pub const fn new(instant: Instant) -> Self {
         Self(instant)
     }
 
@@ -55,8 +55,8 @@ mod tests {
     fn the_earlier_counts() {
         let now = Instant::now();
         let (soon, late) = (
-            Deadline::at(now),
-            Deadline::at(now + Duration::from_secs(1)),
+            Deadline::new(now),
+            Deadline::new(now + Duration::from_secs(1)),
         );
         assert_eq!(Deadline::earliest(Some(late), Some(soon)), Some(soon));
         assert_eq!(Deadline::earliest(None, Some(late)), Some(late));

@@ -15,7 +15,7 @@ pub mod score;
 pub mod top_k;
 
 pub use address::Address;
-pub use collection::{CollectionName, CollectionNameError, shard_of};
+pub use collection::{CollectionName, CollectionNameError, SnapshotId, shard_of};
 pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
