@@ -192,3 +192,50 @@ fn broken(peer: &str, error: &tonic::transport::Error) -> HttpResponse {
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_host_and_port_make_an_address() {
+        for valid in [
+            "localhost:1",
+            "127.0.0.1:7700",
+            "[::1]:7700",
+            "http://encoder:7700",
+        ] {
+            assert_eq!(MeshChannel::tcp(valid).unwrap().name(), valid);
+        }
+        for invalid in [
+            "",
+            "localhost",
+            ":7700",
+            "host:99999",
+            "https://host:1",
+            "a b:1",
+            "host:1/path",
+        ] {
+            let error = MeshChannel::tcp(invalid).unwrap_err();
+            assert!(
+                error.to_string().contains("expected host:port"),
+                "{invalid}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_what_the_call_may_take() {
+        let now = Instant::now();
+        let timeout = |left: Option<Duration>| {
+            let deadline = left.map(|left| Deadline::new(now + left));
+            let request = with_deadline((), deadline, now);
+            let text = request.metadata().get("grpc-timeout")?.to_str();
+            Some(deadline::parse_timeout(text.unwrap()).unwrap())
+        };
+        assert_eq!(timeout(None), None);
+        assert_eq!(timeout(Some(Duration::ZERO)), Some(Duration::ZERO));
+        let two_seconds = Duration::from_secs(2);
+        assert_eq!(timeout(Some(two_seconds)), Some(two_seconds));
+    }
+}

@@ -285,3 +285,164 @@ fn report_ignored<Raw: DeserializeOwned>(merged: &Figment, problems: &mut Proble
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Raw {
+        address: String,
+        dense: Dense,
+        pipelines: BTreeMap<String, Pipeline>,
+        forgetful: Forgetful,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Dense {
+        prefix_depth: u32,
+        threads: Option<u32>,
+    }
+
+    impl Default for Dense {
+        fn default() -> Self {
+            Self {
+                prefix_depth: 1000,
+                threads: None,
+            }
+        }
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Pipeline {
+        alpha: f64,
+    }
+
+    /// Does not refuse unknown keys by itself.
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Forgetful {
+        size: u8,
+    }
+
+    fn read(file: &str, environment: &[(&str, &str)]) -> (Raw, Vec<String>) {
+        let mut problems = Problems::default();
+        let mut layers: Vec<Layer> = text_layer("mesh.toml", file, &mut problems)
+            .into_iter()
+            .collect();
+        let variables = environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        layers.extend(environment_layers(variables, &mut problems));
+        let raw = extract(layers, &mut problems);
+        (raw, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_defaults() {
+        let (raw, problems) = read(
+            "address = 'a:1'\n[dense]\nthreads = 2\n[pipelines.quick]\nalpha = 0.5",
+            &[
+                ("FINEMESH__DENSE__THREADS", "4"),
+                ("FINEMESH__PIPELINES__SLOW__ALPHA", "0.25"),
+                ("FINEMESH_OTHER", "x"),
+                ("HOME", "/"),
+            ],
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(raw.address, "a:1");
+        assert_eq!(
+            raw.dense,
+            Dense {
+                prefix_depth: 1000,
+                threads: Some(4)
+            }
+        );
+        assert_eq!(raw.pipelines["quick"].alpha, 0.5);
+        assert_eq!(raw.pipelines["slow"].alpha, 0.25);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_and_the_rest_is_read() {
+        let (raw, problems) = read(
+            "adress = 'a:1'\naddress = 'b:2'\n[dense]\nprefix_depth = 'many'\nthread = 2\n[pipelines.quick]\nalfa = 1\n\
+             [forgetful]\nsize = 300\ncolour = 'red'",
+            &[
+                ("FINEMESH__DENSE__THRAEDS", "4"),
+                ("FINEMESH__DENSE__THREADS", "four"),
+                ("FINEMESH__DENSE____X", "4"),
+            ],
+        );
+        assert_eq!(raw.address, "b:2");
+        assert_eq!(raw.dense, Dense::default());
+        let expected = [
+            "FINEMESH__DENSE____X: has an empty part",
+            "adress: unknown field",
+            "dense.prefix_depth: invalid type: found string \"many\", expected u32 (mesh.toml)",
+            "dense.thraeds: unknown field: found `thraeds`",
+            "(FINEMESH__DENSE__THRAEDS)",
+            "dense.threads: invalid type: found string \"four\", expected u32 (FINEMESH__DENSE__THREADS)",
+            "dense.thread: unknown field",
+            "pipelines.quick.alfa: unknown field",
+            "forgetful.size: invalid value",
+            "forgetful.colour: unknown field",
+        ];
+        for part in expected {
+            assert!(
+                problems.iter().any(|problem| problem.contains(part)),
+                "{part} is missing in {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), 9, "{problems:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_reported_with_its_line() {
+        let (raw, problems) = read("address = 'a:1'\nnot toml", &[]);
+        assert_eq!(raw, Raw::default());
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].starts_with("mesh.toml: "), "{}", problems[0]);
+        assert!(problems[0].contains("line 2"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn a_missing_file_is_reported_by_name() {
+        let (_, problems) = load::<Raw>(Some(Path::new("/nowhere/mesh.toml")));
+        let error = problems.into_result(()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("/nowhere/mesh.toml: cannot be read")
+        );
+    }
+
+    #[test]
+    fn a_section_that_is_a_number_is_reported() {
+        let (raw, problems) = read("dense = 3", &[("FINEMESH__DENSE__THREADS", "4")]);
+        assert_eq!(raw.dense.threads, Some(4));
+        assert_eq!(problems, Vec::<String>::new());
+        let (raw, problems) = read("dense = 3", &[]);
+        assert_eq!(raw, Raw::default());
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+    }
+
+    #[test]
+    fn the_error_lists_everything() {
+        let mut problems = Problems::default();
+        problems.require(true, "k", || "unused");
+        problems.require(false, "k", || "must be 1 to 1000");
+        assert_eq!(problems.check("address", "x".parse::<u8>()), None);
+        let error = problems.into_result(()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the configuration has 2 mistakes:\n  k: must be 1 to 1000\n  address: invalid digit found in string"
+        );
+    }
+}

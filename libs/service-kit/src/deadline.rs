@@ -82,7 +82,7 @@ where
     };
     let until = timeout.and_then(|timeout| now().checked_add(before_the_caller(timeout)));
     if let Some(until) = until {
-        request.extensions_mut().insert(Deadline::at(until));
+        request.extensions_mut().insert(Deadline::new(until));
     }
     within(until, request, rest).await
 }
@@ -144,4 +144,113 @@ fn exceeded() -> Status {
         &"the caller's deadline has passed",
         Vec::new(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_unit_is_read() {
+        let cases = [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("6n", Duration::from_nanos(6)),
+            ("0m", Duration::ZERO),
+            ("00000007S", Duration::from_secs(7)),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_timeout(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let hostile = [
+            "",
+            "S",
+            "1",
+            "1s",
+            "1h",
+            "-1S",
+            "+1S",
+            " 1S",
+            "1 S",
+            "1S ",
+            "1.5S",
+            "1e3S",
+            "100000000S",
+            "1SS",
+            "1µ",
+            "１S",
+            "0x1S",
+            "\u{0}S",
+            "💣",
+        ];
+        for text in hostile {
+            assert_eq!(parse_timeout(text), Err(InvalidTimeout), "{text:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(GRPC_TIMEOUT, HeaderValue::from_bytes(b"\xff1S").unwrap());
+        assert_eq!(timeout_in(&headers), Err(InvalidTimeout));
+    }
+
+    #[test]
+    fn the_longest_timeout_is_a_time_or_no_deadline() {
+        let longest = parse_timeout("99999999H").unwrap();
+        let _ = now().checked_add(before_the_caller(longest));
+    }
+
+    #[test]
+    fn the_server_answers_before_the_caller_leaves() {
+        assert_eq!(
+            before_the_caller(Duration::from_millis(100)),
+            Duration::from_millis(99)
+        );
+        assert_eq!(
+            before_the_caller(Duration::from_micros(10)),
+            Duration::from_micros(5)
+        );
+        assert_eq!(before_the_caller(Duration::ZERO), Duration::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,12}") {
+            let _ = parse_timeout(&text);
+        }
+
+        #[test]
+        fn what_tonic_writes_is_read_to_its_precision(nanos in 0_u64..=u64::MAX / 4) {
+            let timeout = Duration::from_nanos(nanos);
+            let mut request = tonic::Request::new(());
+            request.set_timeout(timeout);
+            let text = request.metadata().get(GRPC_TIMEOUT).unwrap().to_str().unwrap();
+            let read = parse_timeout(text).unwrap();
+            prop_assert!(read <= timeout);
+            // Eight digits: seven of them are exact at least.
+            prop_assert!(timeout - read <= timeout / 1_000_000 + Duration::from_nanos(1));
+        }
+
+        #[test]
+        fn digits_and_unit_are_what_is_read(amount in 0_u64..100_000_000, unit in "[HMSmun]") {
+            let unit_nanos: u128 = match unit.as_str() {
+                "H" => 3_600_000_000_000,
+                "M" => 60_000_000_000,
+                "S" => 1_000_000_000,
+                "m" => 1_000_000,
+                "u" => 1_000,
+                _ => 1,
+            };
+            let read = parse_timeout(&format!("{amount}{unit}")).unwrap();
+            prop_assert_eq!(read.as_nanos(), u128::from(amount) * unit_nanos);
+        }
+    }
 }

@@ -4,8 +4,6 @@
 //! made, [`server`] serves behind its layers ([`trace`], [`overload`], [`deadline`], [`panics`]) until [`signals`] end
 //! it, and errors become a [`status`] at the edge.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
-
 mod around;
 pub mod client;
 pub mod config;
