@@ -1,0 +1,756 @@
+//! The snapshots that a replica serves: the newest two of every collection, kept up to date.
+//!
+//! A refresh looks for new manifests, loads what is new beside what is served, and swaps. Segments that two
+//! snapshots have in common are loaded once. A damaged segment is refused by name and the rest is served; a
+//! failure that may pass (the object store is away) leaves what is served as it is, until the next refresh.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use search_core::{Address, CollectionName, FieldError, Filter, error::ErrorKind};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::spawn_blocking,
+};
+
+use crate::{
+    SegmentError,
+    attributes::Attributes,
+    bitmap::Bitmap,
+    checksum::FileEntry,
+    documents::Documents,
+    filter::CompiledFilter,
+    manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry},
+    store::{ManifestVersion, PartFiles, Store},
+};
+
+/// Snapshots held of each collection: the orchestrator may still ask for the one before the newest.
+const HELD_SNAPSHOTS: usize = 2;
+/// Segments loaded at a time: enough to overlap downloads with checks.
+const CONCURRENT_LOADS: usize = 4;
+
+/// What a service makes of a part of its own.
+pub trait PartLoader: Send + Sync + 'static {
+    /// A loaded part of one segment.
+    type Segment: Send + Sync + 'static;
+    /// What belongs to a whole snapshot.
+    type Snapshot: Send + Sync + 'static;
+
+    /// Name of the part. Collections without it are not held.
+    fn part(&self) -> &'static str;
+
+    /// The file that [`PartLoader::load_snapshot`] needs, if any.
+    fn snapshot_file<'a>(&self, manifest: &'a Manifest) -> Option<&'a FileEntry>;
+
+    /// Opens the part of a segment. Blocking. An error or a panic refuses the segment.
+    fn load_segment(&self, segment: &SegmentFiles) -> Result<Self::Segment, SegmentError>;
+
+    /// Opens what belongs to the snapshot. Blocking. An error refuses the snapshot.
+    fn load_snapshot(&self, snapshot: &SnapshotFiles) -> Result<Self::Snapshot, SegmentError>;
+}
+
+/// What a loader gets to open a part of a segment.
+#[derive(Clone, Debug)]
+pub struct SegmentFiles {
+    /// The manifest that lists the segment.
+    pub manifest: Arc<Manifest>,
+    /// The segment.
+    pub entry: SegmentEntry,
+    /// Verified files of the part.
+    pub files: PartFiles,
+}
+
+/// What a loader gets to open what belongs to a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotFiles {
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// The verified file that the loader named.
+    pub file: Option<PathBuf>,
+}
+
+/// The shards that a replica serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardSelection {
+    /// All of every collection.
+    All,
+    /// These; collections that have none of them are not held.
+    Only(Vec<u32>),
+}
+
+impl ShardSelection {
+    /// The selected ones of `shards` shards, ascending.
+    fn of(&self, shards: u32) -> Vec<u32> {
+        match self {
+            Self::All => (0..shards).collect(),
+            Self::Only(only) => {
+                let below: BTreeSet<u32> = only
+                    .iter()
+                    .copied()
+                    .filter(|&shard| shard < shards)
+                    .collect();
+                below.into_iter().collect()
+            }
+        }
+    }
+}
+
+/// A segment ready to be searched.
+pub struct ServedSegment<L: PartLoader> {
+    /// Segment number.
+    pub number: u32,
+    /// The shard that it belongs to.
+    pub shard: u32,
+    /// Ids and texts.
+    pub documents: Arc<Documents>,
+    /// Typed metadata.
+    pub attributes: Arc<Attributes>,
+    /// The passages that are not deleted. None: all.
+    pub live: Option<Arc<Bitmap>>,
+    /// The loader's part.
+    pub part: Arc<L::Segment>,
+    entry: SegmentEntry,
+}
+
+// Derived, it would ask that the loader is `Clone`.
+impl<L: PartLoader> Clone for ServedSegment<L> {
+    fn clone(&self) -> Self {
+        Self {
+            documents: Arc::clone(&self.documents),
+            attributes: Arc::clone(&self.attributes),
+            live: self.live.clone(),
+            part: Arc::clone(&self.part),
+            entry: self.entry.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<L: PartLoader> ServedSegment<L> {
+    /// Passages that a search can find.
+    #[must_use]
+    pub fn live_passages(&self) -> u32 {
+        self.entry.live_passages()
+    }
+
+    /// Whether the segment has this passage, and it is not deleted.
+    #[must_use]
+    pub fn has(&self, ordinal: u32) -> bool {
+        let live = self.live.as_ref().is_none_or(|live| live.contains(ordinal));
+        live && ordinal < self.documents.passages()
+    }
+
+    /// The passages that a search may return: those not deleted that satisfy the filter. None: all.
+    #[must_use]
+    pub fn allowed(&self, filter: Option<&CompiledFilter>) -> Option<Arc<Bitmap>> {
+        let Some(filter) = filter else {
+            return self.live.clone();
+        };
+        let mut allowed = filter.evaluate(&self.attributes, &self.documents);
+        if let Some(live) = &self.live {
+            allowed.and(live);
+        }
+        Some(Arc::new(allowed))
+    }
+}
+
+/// A segment that is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedSegment {
+    /// Segment number.
+    pub segment: u32,
+    /// The shard that it belongs to.
+    pub shard: u32,
+    /// What is wrong with it: names the file.
+    pub reason: String,
+}
+
+/// A snapshot ready to be searched.
+pub struct ServedSnapshot<L: PartLoader> {
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// The shards served, ascending. Never empty.
+    pub shards: Vec<u32>,
+    /// Segments of these shards.
+    pub segments: Vec<ServedSegment<L>>,
+    /// Segments of these shards that were refused.
+    pub refused: Vec<RefusedSegment>,
+    /// What the loader made for the snapshot.
+    pub snapshot: Arc<L::Snapshot>,
+    version: String,
+}
+
+impl<L: PartLoader> ServedSnapshot<L> {
+    /// Fits a filter to the collection. The path of an error starts below the filter.
+    pub fn compile(&self, filter: &Filter) -> Result<CompiledFilter, FieldError> {
+        CompiledFilter::new(filter, &self.manifest.attributes)
+    }
+
+    /// Whether the shard is served.
+    #[must_use]
+    pub fn has_shard(&self, shard: u32) -> bool {
+        self.shards.binary_search(&shard).is_ok()
+    }
+
+    /// The served segments of a shard.
+    pub fn segments_of(&self, shard: u32) -> impl Iterator<Item = &ServedSegment<L>> {
+        self.segments
+            .iter()
+            .filter(move |segment| segment.shard == shard)
+    }
+
+    /// How many segments of a shard were refused.
+    #[must_use]
+    pub fn refused_of(&self, shard: u32) -> u32 {
+        let refused = self.refused.iter().filter(|segment| segment.shard == shard);
+        u32::try_from(refused.count()).unwrap_or(u32::MAX)
+    }
+
+    /// A served segment.
+    #[must_use]
+    pub fn segment(&self, number: u32) -> Option<&ServedSegment<L>> {
+        let place = self
+            .segments
+            .binary_search_by_key(&number, |segment| segment.number);
+        place.ok().and_then(|place| self.segments.get(place))
+    }
+
+    /// The segment of a passage that is served and not deleted.
+    #[must_use]
+    pub fn locate(&self, address: Address) -> Option<&ServedSegment<L>> {
+        self.segment(address.segment())
+            .filter(|segment| segment.has(address.ordinal()))
+    }
+
+    fn describe(&self) -> HeldSnapshot {
+        HeldSnapshot {
+            collection: self.manifest.collection.clone(),
+            number: self.manifest.number,
+            shards: self.manifest.settings.shards,
+            held_shards: self.shards.clone(),
+            encoder_fingerprint: self.manifest.encoder_fingerprint().to_owned(),
+            passages: self
+                .segments
+                .iter()
+                .map(|segment| u64::from(segment.live_passages()))
+                .sum(),
+            refused: self.refused.clone(),
+        }
+    }
+}
+
+/// What a replica announces of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSnapshot {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Manifest number.
+    pub number: u64,
+    /// Shards of the collection.
+    pub shards: u32,
+    /// The shards that are served, ascending. Never empty.
+    pub held_shards: Vec<u32>,
+    /// Fingerprint of the encoder. Empty: no vectors.
+    pub encoder_fingerprint: String,
+    /// Live passages of the served segments.
+    pub passages: u64,
+    /// Segments that were refused.
+    pub refused: Vec<RefusedSegment>,
+}
+
+/// The snapshot that was asked for is not here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct NotHeld {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Manifest number.
+    pub number: u64,
+    /// The numbers that are held. Empty: the collection is not held at all.
+    pub held: Vec<u64>,
+}
+
+impl fmt::Display for NotHeld {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            collection,
+            number,
+            held,
+        } = self;
+        match held.as_slice() {
+            [] => write!(formatter, "no collection {collection} is held"),
+            held => write!(
+                formatter,
+                "snapshot {number} of {collection} is not held, but {held:?} are"
+            ),
+        }
+    }
+}
+
+impl NotHeld {
+    /// Which kind of failure this is for a caller.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.held.is_empty() {
+            true => ErrorKind::NotFound,
+            false => ErrorKind::FailedPrecondition,
+        }
+    }
+}
+
+/// What the last refresh could not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshProblem {
+    /// The collection. None: collections could not be listed.
+    pub collection: Option<CollectionName>,
+    /// What went wrong.
+    pub message: String,
+}
+
+type Held<L> = BTreeMap<CollectionName, Vec<Arc<ServedSnapshot<L>>>>;
+
+/// The served snapshots of all collections of a store.
+pub struct Catalog<L: PartLoader> {
+    store: Store,
+    loader: Arc<L>,
+    selection: ShardSelection,
+    /// Newest first.
+    held: RwLock<Held<L>>,
+    problems: RwLock<Vec<RefreshProblem>>,
+    refreshing: Mutex<()>,
+    poked: Notify,
+}
+
+impl<L: PartLoader> Catalog<L> {
+    /// A catalog that holds nothing until its first refresh.
+    #[must_use]
+    pub fn new(store: Store, loader: L, selection: ShardSelection) -> Self {
+        Self {
+            store,
+            loader: Arc::new(loader),
+            selection,
+            held: RwLock::default(),
+            problems: RwLock::default(),
+            refreshing: Mutex::default(),
+            poked: Notify::new(),
+        }
+    }
+
+    /// A held snapshot.
+    pub fn get(
+        &self,
+        collection: &CollectionName,
+        number: u64,
+    ) -> Result<Arc<ServedSnapshot<L>>, NotHeld> {
+        let held = self.held_of(collection);
+        match held
+            .iter()
+            .find(|snapshot| snapshot.manifest.number == number)
+        {
+            Some(snapshot) => Ok(Arc::clone(snapshot)),
+            None => {
+                let held = held
+                    .iter()
+                    .map(|snapshot| snapshot.manifest.number)
+                    .collect();
+                Err(NotHeld {
+                    collection: collection.clone(),
+                    number,
+                    held,
+                })
+            }
+        }
+    }
+
+    /// Everything that is held, by collection, newest first.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldSnapshot> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.values()
+            .flatten()
+            .map(|snapshot| snapshot.describe())
+            .collect()
+    }
+
+    /// What the last refresh could not do. Empty: all is well.
+    #[must_use]
+    pub fn problems(&self) -> Vec<RefreshProblem> {
+        self.problems
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Asks [`Catalog::follow`] to refresh now.
+    pub fn poke(&self) {
+        self.poked.notify_one();
+    }
+
+    /// Refreshes for ever: at each interval, and when poked. Dropping the future stops it.
+    pub async fn follow(&self, interval: Duration) {
+        loop {
+            self.refresh().await;
+            // Either way it is time: the interval is over, or somebody poked.
+            let _ = tokio::time::timeout(interval, self.poked.notified()).await;
+        }
+    }
+
+    /// Holds what the store has by now. What could not be done is logged once and kept in
+    /// [`Catalog::problems`].
+    pub async fn refresh(&self) {
+        let _one_at_a_time = self.refreshing.lock().await;
+        let mut problems = Vec::new();
+        match self.store.collections().await {
+            Ok(names) => {
+                self.keep_only(&names);
+                for name in names {
+                    let failed = self.refresh_collection(&name).await.err();
+                    let problem = |message| RefreshProblem {
+                        collection: Some(name.clone()),
+                        message,
+                    };
+                    problems.extend(failed.map(problem));
+                }
+            }
+            Err(error) => problems.push(RefreshProblem {
+                collection: None,
+                message: chain(&error),
+            }),
+        }
+        self.report(problems);
+    }
+
+    fn report(&self, problems: Vec<RefreshProblem>) {
+        let mut last = self
+            .problems
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for problem in problems.iter().filter(|problem| !last.contains(problem)) {
+            let collection = problem.collection.as_ref().map(CollectionName::as_str);
+            tracing::error!(
+                part = self.loader.part(),
+                collection,
+                "refresh: {}",
+                problem.message
+            );
+        }
+        *last = problems;
+    }
+
+    /// Drops the collections that are gone.
+    fn keep_only(&self, names: &[CollectionName]) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|name, _| names.contains(name));
+    }
+
+    fn held_of(&self, name: &CollectionName) -> Vec<Arc<ServedSnapshot<L>>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.get(name).cloned().unwrap_or_default()
+    }
+
+    fn hold(&self, name: &CollectionName, snapshots: Vec<Arc<ServedSnapshot<L>>>) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        match snapshots.is_empty() {
+            true => held.remove(name),
+            false => held.insert(name.clone(), snapshots),
+        };
+    }
+
+    /// Loads the newest snapshots, the newest first, and serves each as soon as it is loaded. One that cannot be
+    /// loaded keeps its predecessor in service; the message says what failed.
+    async fn refresh_collection(&self, name: &CollectionName) -> Result<(), String> {
+        let versions = self
+            .store
+            .manifest_versions(name)
+            .await
+            .map_err(|error| chain(&error))?;
+        let mut failures = Vec::new();
+        let mut current = Vec::new();
+        for version in versions.iter().take(HELD_SNAPSHOTS) {
+            match self.load_or_keep(name, version, &current).await {
+                Ok(Some(snapshot)) => {
+                    current.push(snapshot);
+                    self.hold(name, self.with_predecessors(name, &current, &versions));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    failures.push(format!("snapshot {}: {}", version.number, chain(&error)))
+                }
+            }
+        }
+        self.hold(name, self.with_predecessors(name, &current, &versions));
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures.join("; "))
+        }
+    }
+
+    /// The loaded snapshots, and as long as they are too few, those served so far that are still in the store.
+    fn with_predecessors(
+        &self,
+        name: &CollectionName,
+        current: &[Arc<ServedSnapshot<L>>],
+        versions: &[ManifestVersion],
+    ) -> Vec<Arc<ServedSnapshot<L>>> {
+        let mut snapshots = current.to_vec();
+        for held in self.held_of(name) {
+            let new = snapshots
+                .iter()
+                .all(|snapshot| snapshot.manifest.number != held.manifest.number);
+            let stored = versions.iter().any(|version| held.is_of(version));
+            if new && stored && snapshots.len() < HELD_SNAPSHOTS {
+                snapshots.push(held);
+            }
+        }
+        snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.number));
+        snapshots
+    }
+
+    /// None: the collection has nothing for this replica.
+    async fn load_or_keep(
+        &self,
+        name: &CollectionName,
+        version: &ManifestVersion,
+        newer: &[Arc<ServedSnapshot<L>>],
+    ) -> Result<Option<Arc<ServedSnapshot<L>>>, SegmentError> {
+        let mut loaded = self.held_of(name);
+        if let Some(held) = loaded.iter().find(|held| held.is_of(version)) {
+            return Ok(Some(Arc::clone(held)));
+        }
+        loaded.extend_from_slice(newer);
+        let manifest = Arc::new(self.store.manifest(name, version.number).await?);
+        let shards = self.selection.of(manifest.settings.shards);
+        if shards.is_empty() || !manifest.has_part(self.loader.part()) {
+            return Ok(None);
+        }
+        let snapshot = self.load(manifest, shards, version, &loaded).await?;
+        self.log_loaded(&snapshot);
+        Ok(Some(Arc::new(snapshot)))
+    }
+
+    fn log_loaded(&self, snapshot: &ServedSnapshot<L>) {
+        let HeldSnapshot {
+            collection,
+            number,
+            passages,
+            refused,
+            ..
+        } = snapshot.describe();
+        let part = self.loader.part();
+        for RefusedSegment {
+            segment,
+            shard,
+            reason,
+        } in refused
+        {
+            tracing::error!(part, %collection, number, segment, shard, "segment refused: {reason}");
+        }
+        tracing::info!(part, %collection, number, passages, "snapshot loaded");
+    }
+
+    async fn load(
+        &self,
+        manifest: Arc<Manifest>,
+        shards: Vec<u32>,
+        version: &ManifestVersion,
+        loaded: &[Arc<ServedSnapshot<L>>],
+    ) -> Result<ServedSnapshot<L>, SegmentError> {
+        let snapshot = self.load_snapshot(&manifest).await?;
+        let wanted = manifest
+            .segments
+            .iter()
+            .filter(|entry| shards.contains(&entry.shard));
+        let loads: Vec<_> = wanted
+            .map(|entry| self.load_or_refuse(&manifest, entry, loaded))
+            .collect();
+        let results: Vec<_> = stream::iter(loads)
+            .buffer_unordered(CONCURRENT_LOADS)
+            .try_collect()
+            .await?;
+        let (mut segments, mut refused) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(segment) => segments.push(segment),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        segments.sort_by_key(|segment: &ServedSegment<L>| segment.number);
+        refused.sort_by_key(|segment: &RefusedSegment| segment.segment);
+        let version = version.version.clone();
+        Ok(ServedSnapshot {
+            manifest,
+            shards,
+            segments,
+            refused,
+            snapshot: Arc::new(snapshot),
+            version,
+        })
+    }
+
+    async fn load_snapshot(&self, manifest: &Arc<Manifest>) -> Result<L::Snapshot, SegmentError> {
+        let file = match self.loader.snapshot_file(manifest) {
+            Some(entry) => Some(self.store.local_file(&manifest.collection, entry).await?),
+            None => None,
+        };
+        let (loader, manifest) = (Arc::clone(&self.loader), Arc::clone(manifest));
+        spawn_blocking(move || loader.load_snapshot(&SnapshotFiles { manifest, file })).await?
+    }
+
+    /// An outer error may pass and fails the whole refresh; an inner one is the segment's own.
+    async fn load_or_refuse(
+        &self,
+        manifest: &Arc<Manifest>,
+        entry: &SegmentEntry,
+        loaded: &[Arc<ServedSnapshot<L>>],
+    ) -> Result<Result<ServedSegment<L>, RefusedSegment>, SegmentError> {
+        match self.load_segment(manifest, entry, loaded).await {
+            Ok(segment) => Ok(Ok(segment)),
+            Err(error) if may_pass(&error) => Err(error),
+            Err(error) => {
+                let SegmentEntry {
+                    number: segment,
+                    shard,
+                    ..
+                } = *entry;
+                Ok(Err(RefusedSegment {
+                    segment,
+                    shard,
+                    reason: chain(&error),
+                }))
+            }
+        }
+    }
+
+    async fn load_segment(
+        &self,
+        manifest: &Arc<Manifest>,
+        entry: &SegmentEntry,
+        loaded: &[Arc<ServedSnapshot<L>>],
+    ) -> Result<ServedSegment<L>, SegmentError> {
+        let same_files = |segment: &&ServedSegment<L>| segment.entry.parts == entry.parts;
+        let shared = loaded
+            .iter()
+            .filter_map(|snapshot| snapshot.segment(entry.number))
+            .find(same_files);
+        let live = match shared.filter(|segment| segment.entry.deletes == entry.deletes) {
+            Some(unchanged) => unchanged.live.clone(),
+            None => self.load_live(manifest, entry).await?.map(Arc::new),
+        };
+        match shared {
+            Some(shared) => Ok(ServedSegment {
+                live,
+                entry: entry.clone(),
+                ..shared.clone()
+            }),
+            None => self.load_parts(manifest, entry, live).await,
+        }
+    }
+
+    async fn load_parts(
+        &self,
+        manifest: &Arc<Manifest>,
+        entry: &SegmentEntry,
+        live: Option<Arc<Bitmap>>,
+    ) -> Result<ServedSegment<L>, SegmentError> {
+        let files = |part| self.store.part_files(&manifest.collection, entry, part);
+        let documents = files(DOCUMENTS).await?;
+        let attributes = files(ATTRIBUTES).await?;
+        let part = SegmentFiles {
+            manifest: Arc::clone(manifest),
+            entry: entry.clone(),
+            files: files(self.loader.part()).await?,
+        };
+        let loader = Arc::clone(&self.loader);
+        let open = move || open_segment(&*loader, &documents, &attributes, &part, live);
+        spawn_blocking(open).await?
+    }
+
+    async fn load_live(
+        &self,
+        manifest: &Manifest,
+        entry: &SegmentEntry,
+    ) -> Result<Option<Bitmap>, SegmentError> {
+        let Some(deletes) = &entry.deletes else {
+            return Ok(None);
+        };
+        let local = self.store.local_file(&manifest.collection, deletes).await?;
+        let (deletes, entry) = (deletes.clone(), entry.clone());
+        spawn_blocking(move || {
+            let bytes = std::fs::read(&local).map_err(SegmentError::io(&local))?;
+            let mut bitmap = Bitmap::from_bytes(&deletes.path, &bytes)?;
+            if (bitmap.bound(), bitmap.count()) != (entry.passages, entry.deleted_passages) {
+                return Err(SegmentError::damaged(
+                    &deletes.path,
+                    "contradicts its manifest",
+                ));
+            }
+            bitmap.not();
+            Ok(Some(bitmap))
+        })
+        .await?
+    }
+}
+
+impl<L: PartLoader> ServedSnapshot<L> {
+    fn is_of(&self, version: &ManifestVersion) -> bool {
+        (self.manifest.number, &self.version) == (version.number, &version.version)
+    }
+}
+
+fn open_segment<L: PartLoader>(
+    loader: &L,
+    documents: &PartFiles,
+    attributes: &PartFiles,
+    part: &SegmentFiles,
+    live: Option<Arc<Bitmap>>,
+) -> Result<ServedSegment<L>, SegmentError> {
+    let entry = part.entry.clone();
+    let documents = Documents::open(documents)?;
+    let attributes = Attributes::open(attributes)?;
+    attributes.check_types(&part.manifest.attributes)?;
+    let stored = (
+        documents.documents(),
+        documents.passages(),
+        attributes.documents(),
+    );
+    if stored != (entry.documents, entry.passages, entry.documents) {
+        let reason = "documents and attributes contradict the manifest's counts";
+        return Err(SegmentError::damaged(
+            format!("segment {}", entry.number),
+            reason,
+        ));
+    }
+    Ok(ServedSegment {
+        number: entry.number,
+        shard: entry.shard,
+        documents: Arc::new(documents),
+        attributes: Arc::new(attributes),
+        live,
+        part: Arc::new(loader.load_segment(part)?),
+        entry,
+    })
+}
+
+/// Whether a failure says nothing about the segment itself.
+fn may_pass(error: &SegmentError) -> bool {
+    match error {
+        SegmentError::Store { .. } | SegmentError::Io { .. } => true,
+        SegmentError::Task(stopped) => stopped.is_cancelled(),
+        SegmentError::Damaged { .. }
+        | SegmentError::NotFound { .. }
+        | SegmentError::Invalid { .. }
+        | SegmentError::Engine { .. } => false,
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
