@@ -1,7 +1,7 @@
 //! Config, telemetry, status mapping, channels, health, serve and drain. Knows gRPC; knows nothing of search.
 //!
 //! In the order in which a process meets them: [`config`] is read, [`telemetry`] is started, [`client`] channels are
-//! made, [`server`] serves behind its layers ([`trace`], [`overload`], [`deadline`], [`panics`]) until [`signals`] end
+//! made, [`server`] serves behind its layers (trace, overload, [`deadline`], panics) until [`signals`] end
 //! it, and errors become a [`status`] at the edge.
 
 mod around;
@@ -10,14 +10,14 @@ pub mod config;
 pub mod deadline;
 mod guarded;
 mod health;
-pub mod overload;
-pub mod panics;
+mod overload;
+mod panics;
 pub mod readiness;
 pub mod server;
 pub mod signals;
 pub mod status;
 pub mod telemetry;
-pub mod trace;
+mod trace;
 mod transport;
 
 pub use client::{MeshChannel, with_deadline};
