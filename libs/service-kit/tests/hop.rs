@@ -1,5 +1,7 @@
 //! One hop, client to server, in paused time: deadlines, overload, panics, readiness, drain.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
