@@ -1,0 +1,307 @@
+//! A whole mesh inside this process: encoder, retrievers, orchestrator and indexer, each behind its real server and layers,
+//! over pipes and a store in a temporary folder.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use inference::TextEncoder;
+use orchestrator::Peers;
+use search_core::Filter;
+use search_proto::convert::filter_to_wire;
+use search_proto::index::index_service_client::IndexServiceClient;
+use search_proto::index::{
+    DeleteRequest, DeleteResponse, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine, Lines,
+    index_event, index_request,
+};
+use search_proto::search::search_service_client::SearchServiceClient;
+use search_proto::search::{SearchRequest, SearchResponse};
+use segment::store::Store;
+use service_kit::config::Problems;
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, ServerBuilder, ServerLimits};
+use tempfile::TempDir;
+use tonic::Status;
+
+use crate::HashEncoder;
+use crate::corpus::Document;
+use crate::hosting::Hosted;
+
+/// The collection that a mesh starts with.
+pub const COLLECTION: &str = "test";
+
+/// How a mesh differs from the smallest.
+#[derive(Clone)]
+pub struct MeshOptions {
+    /// Shards of the collection.
+    pub shards: u32,
+    /// Runs that the documents are indexed in; each makes a segment in every shard that it meets.
+    pub runs: usize,
+    /// Replicas of each retriever: the shards that it serves; none: all.
+    pub replicas: Vec<Vec<u32>>,
+    /// Stages of the collection; none: both.
+    pub stages: Vec<String>,
+    /// What encodes.
+    pub encoder: Arc<dyn TextEncoder>,
+    /// Settings of the indexer.
+    pub indexer: indexer::RawConfig,
+}
+
+impl Default for MeshOptions {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            runs: 1,
+            replicas: vec![Vec::new()],
+            stages: Vec::new(),
+            encoder: Arc::new(HashEncoder::new(64)),
+            indexer: indexer::RawConfig {
+                prefix_dimensions: 32,
+                ..indexer::RawConfig::default()
+            },
+        }
+    }
+}
+
+/// A running mesh. Everything ends when it is dropped.
+pub struct Mesh {
+    options: MeshOptions,
+    folder: TempDir,
+    /// Replicas of the sparse retriever.
+    pub sparse: Vec<Hosted>,
+    /// Replicas of the dense retriever.
+    pub dense: Vec<Hosted>,
+    /// The encoder.
+    pub encoder: Hosted,
+    /// The indexer.
+    pub indexer: Hosted,
+    /// The orchestrator.
+    pub orchestrator: Hosted,
+    sparse_apps: Vec<Arc<sparse_retriever::App>>,
+    dense_apps: Vec<Arc<dense_retriever::App>>,
+    orchestrator_app: Arc<orchestrator::App>,
+}
+
+impl Mesh {
+    /// A mesh that has indexed the documents into [`COLLECTION`].
+    ///
+    /// # Errors
+    /// When a service does not start or a document is refused.
+    pub async fn start(documents: &[Document]) -> Result<Self> {
+        Self::start_with(MeshOptions::default(), documents).await
+    }
+
+    /// The same, otherwise than the smallest.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub async fn start_with(options: MeshOptions, documents: &[Document]) -> Result<Self> {
+        let runs = options.runs;
+        let mesh = Self::start_empty(options).await?;
+        let run_size = documents.len().div_ceil(runs).max(1);
+        for run in documents.chunks(run_size) {
+            mesh.index(run).await.context("indexing")?;
+        }
+        mesh.refresh().await;
+        Ok(mesh)
+    }
+
+    async fn start_empty(options: MeshOptions) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::local(folder.path())?;
+        let encoder_app = encoder::App::start(encoder::Config::default(), Arc::clone(&options.encoder));
+        let encoder = host("encoder", |server| encoder_app.add_to(server))?;
+        let (sparse_apps, sparse) = sparse_replicas(&options, &store)?;
+        let (dense_apps, dense) = dense_replicas(&options, &store)?;
+        let peers = Peers {
+            encoder: vec![encoder.channel()],
+            sparse: sparse.iter().map(Hosted::channel).collect(),
+            dense: dense.iter().map(Hosted::channel).collect(),
+        };
+        let orchestrator_app = orchestrator::App::start(orchestrator::Config::default(), peers);
+        let indexer_config = validated(|problems| options.indexer.clone().validate("indexer", problems))?;
+        let indexer_app = indexer::App::start(indexer_config, store, Arc::clone(&options.encoder), None);
+        Ok(Self {
+            indexer: host("indexer", |server| indexer_app.add_to(server))?,
+            orchestrator: host("orchestrator", |server| orchestrator_app.add_to(server))?,
+            options,
+            folder,
+            sparse,
+            dense,
+            encoder,
+            sparse_apps,
+            dense_apps,
+            orchestrator_app,
+        })
+    }
+
+    /// The folder of the store.
+    #[must_use]
+    pub fn store_folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Lets every retriever look at the store, and the orchestrator at the retrievers.
+    pub async fn refresh(&self) {
+        for sparse in &self.sparse_apps {
+            sparse.refresh().await;
+        }
+        for dense in &self.dense_apps {
+            dense.refresh().await;
+        }
+        self.orchestrator_app.refresh().await;
+    }
+
+    /// A client of the orchestrator.
+    #[must_use]
+    pub fn search_client(&self) -> SearchServiceClient<MeshChannel> {
+        SearchServiceClient::new(self.orchestrator.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A client of the indexer.
+    #[must_use]
+    pub fn index_client(&self) -> IndexServiceClient<MeshChannel> {
+        IndexServiceClient::new(self.indexer.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Asks with the server's defaults.
+    ///
+    /// # Errors
+    /// The status that the orchestrator answered.
+    pub async fn search(&self, query: &str) -> Result<SearchResponse, Status> {
+        self.ask(request(query)).await
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// The status that the orchestrator answered.
+    pub async fn ask(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
+        Ok(self.search_client().search(request).await?.into_inner())
+    }
+
+    /// Indexes documents in one run; [`Mesh::refresh`] makes them visible.
+    ///
+    /// # Errors
+    /// The status that the indexer answered.
+    pub async fn index(&self, documents: &[Document]) -> Result<IndexSummary, Status> {
+        let lines = documents.iter().map(Document::line).collect();
+        let outcome = self.index_lines(self.settings(), lines).await?;
+        outcome.summary.ok_or_else(|| Status::internal("the run ended without a summary"))
+    }
+
+    /// Indexes raw lines of a file `test.jsonl` in one run.
+    ///
+    /// # Errors
+    /// The status that the indexer answered.
+    pub async fn index_lines(&self, settings: IndexSettings, lines: Vec<Vec<u8>>) -> Result<IndexOutcome, Status> {
+        let first = IndexRequest { part: Some(index_request::Part::Settings(settings)) };
+        let file = Lines { file: "test.jsonl".to_owned(), first_line: 1, lines };
+        let second = IndexRequest { part: Some(index_request::Part::Lines(file)) };
+        let mut events = self.index_client().index(tokio_stream::iter([first, second])).await?.into_inner();
+        let mut outcome = IndexOutcome::default();
+        while let Some(event) = events.message().await? {
+            outcome.add(event);
+        }
+        Ok(outcome)
+    }
+
+    /// Settings of [`COLLECTION`] as the options say.
+    #[must_use]
+    pub fn settings(&self) -> IndexSettings {
+        IndexSettings {
+            collection: COLLECTION.to_owned(),
+            shards: Some(self.options.shards),
+            stages: self.options.stages.clone(),
+            ..IndexSettings::default()
+        }
+    }
+
+    /// Removes documents; [`Mesh::refresh`] makes it visible.
+    ///
+    /// # Errors
+    /// The status that the indexer answered.
+    pub async fn delete(&self, ids: &[&str]) -> Result<DeleteResponse, Status> {
+        let request = DeleteRequest {
+            collection: COLLECTION.to_owned(),
+            document_ids: ids.iter().map(ToString::to_string).collect(),
+        };
+        Ok(self.index_client().delete(request).await?.into_inner())
+    }
+}
+
+/// What a run said.
+#[derive(Debug, Clone, Default)]
+pub struct IndexOutcome {
+    /// Lines that were refused.
+    pub invalid: Vec<InvalidLine>,
+    /// The summary, at the end of a run that committed.
+    pub summary: Option<IndexSummary>,
+}
+
+impl IndexOutcome {
+    fn add(&mut self, event: IndexEvent) {
+        match event.event {
+            Some(index_event::Event::Invalid(line)) => self.invalid.push(line),
+            Some(index_event::Event::Summary(summary)) => self.summary = Some(summary),
+            Some(index_event::Event::Progress(_)) | None => {}
+        }
+    }
+}
+
+/// A request for [`COLLECTION`] with the server's defaults.
+#[must_use]
+pub fn request(query: &str) -> SearchRequest {
+    SearchRequest {
+        collection: COLLECTION.to_owned(),
+        query: query.to_owned(),
+        ..SearchRequest::default()
+    }
+}
+
+/// A filter of the command line's grammar, as it travels.
+///
+/// # Panics
+/// When it is not of that grammar.
+#[must_use]
+pub fn filter(text: &str) -> search_proto::common::Filter {
+    let parsed: Filter = search_core::filter_grammar::parse(text).expect("a test writes valid filters");
+    filter_to_wire(&parsed)
+}
+
+fn host(name: &str, add: impl FnOnce(&mut ServerBuilder)) -> Result<Hosted> {
+    let mut server = ServerBuilder::new(ServerLimits::default());
+    add(&mut server);
+    Ok(Hosted::start(name, server.build(search_proto::FILE_DESCRIPTOR_SET)?))
+}
+
+fn validated<T>(validate: impl FnOnce(&mut Problems) -> T) -> Result<T> {
+    let mut problems = Problems::default();
+    let config = validate(&mut problems);
+    Ok(problems.into_result(config)?)
+}
+
+type Replicas<App> = (Vec<Arc<App>>, Vec<Hosted>);
+
+fn sparse_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<sparse_retriever::App>> {
+    let mut replicas = (Vec::new(), Vec::new());
+    for (index, shards) in options.replicas.iter().enumerate() {
+        let raw = sparse_retriever::RawConfig { shards: shards.clone(), ..Default::default() };
+        let config = validated(|problems| raw.validate("sparse_retriever", problems))?;
+        let app = sparse_retriever::App::start(config, store.clone());
+        replicas.1.push(host(&format!("sparse-{index}"), |server| app.add_to(server))?);
+        replicas.0.push(app);
+    }
+    Ok(replicas)
+}
+
+fn dense_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<dense_retriever::App>> {
+    let mut replicas = (Vec::new(), Vec::new());
+    for (index, shards) in options.replicas.iter().enumerate() {
+        let raw = dense_retriever::RawConfig { shards: shards.clone(), ..Default::default() };
+        let config = validated(|problems| raw.validate("dense_retriever", problems))?;
+        let app = dense_retriever::App::start(config, store.clone());
+        replicas.1.push(host(&format!("dense-{index}"), |server| app.add_to(server))?);
+        replicas.0.push(app);
+    }
+    Ok(replicas)
+}
