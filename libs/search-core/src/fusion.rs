@@ -95,13 +95,24 @@ pub fn fuse(method: Method, stages: &[StageScores<'_>]) -> Fused {
     }
 }
 
+/// The scores of a lone stage as they are, in the same form.
+pub fn keep(scores: &[f32]) -> Fused {
+    let kept: Vec<f64> = scores.iter().copied().map(f64::from).collect();
+    let ranks = ranks(scores, &descending(scores));
+    let stage = FusedStage {
+        weight: 1.0,
+        ranks,
+        normalized: kept.clone(),
+    };
+    Fused {
+        scores: kept,
+        stages: vec![stage],
+    }
+}
+
 fn fuse_stage(method: Method, weight: f64, scores: &[f32]) -> FusedStage {
-    let mut descending = scores.to_vec();
-    descending.sort_unstable_by(|left, right| right.total_cmp(left));
-    let ranks: Vec<u32> = scores
-        .iter()
-        .map(|score| rank(&descending, *score))
-        .collect();
+    let descending = descending(scores);
+    let ranks = ranks(scores, &descending);
     let normalized = match method {
         Method::MinMax => scale(scores, min_max(&descending)),
         Method::ZScore => scale(scores, z_score(&descending)),
@@ -116,6 +127,19 @@ fn fuse_stage(method: Method, weight: f64, scores: &[f32]) -> FusedStage {
         ranks,
         normalized,
     }
+}
+
+fn descending(scores: &[f32]) -> Vec<f32> {
+    let mut descending = scores.to_vec();
+    descending.sort_unstable_by(|left, right| right.total_cmp(left));
+    descending
+}
+
+fn ranks(scores: &[f32], descending: &[f32]) -> Vec<u32> {
+    scores
+        .iter()
+        .map(|score| rank(descending, *score))
+        .collect()
 }
 
 /// One more than the number of greater scores.
@@ -296,6 +320,14 @@ mod tests {
                 assert_eq!(fused.scores, vec![middle; scores.len()]);
             }
         }
+    }
+
+    #[test]
+    fn a_lone_stage_keeps_its_scores() {
+        let kept = keep(&SPARSE);
+        assert_eq!(kept.scores, [0.0, 12.0, 3.0, 6.0]);
+        assert_eq!(kept.stages[0].ranks, [4, 1, 3, 2]);
+        assert_eq!(kept.stages[0].contribution(1), 12.0);
     }
 
     #[test]

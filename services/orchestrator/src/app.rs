@@ -1,0 +1,134 @@
+//! The orchestrator as a whole: its peers, its pipelines, and one search.
+
+use crate::config::Config;
+use crate::error::SearchError;
+use crate::funnel::{Answer, Run};
+use crate::grpc::SearchHandler;
+use crate::peers::{Mesh, Peers};
+use crate::placement::{Placement, View};
+use crate::plan::{Pipelines, Plan, Request};
+use search_proto::search::search_service_server::SearchServiceServer;
+use service_kit::{MAX_MESSAGE_BYTES, Readiness, ServerBuilder};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+/// A running orchestrator. Dropped, it stops asking its peers.
+#[derive(Debug)]
+pub struct App {
+    pipelines: Pipelines,
+    mesh: Arc<Mesh>,
+    readiness: Readiness,
+    following: JoinHandle<()>,
+}
+
+impl App {
+    /// Starts to ask the peers what they hold; ready once stored documents can be reached. Must be called inside the runtime.
+    #[must_use]
+    pub fn start(config: Config, peers: Peers) -> Arc<Self> {
+        let mesh = Arc::new(Mesh::new(peers));
+        let readiness = Readiness::starting();
+        let (followed, ready, interval) = (
+            Arc::clone(&mesh),
+            readiness.clone(),
+            config.describe_interval,
+        );
+        let following = tokio::spawn(async move { followed.follow(interval, &ready).await });
+        Arc::new(Self {
+            pipelines: config.pipelines,
+            mesh,
+            readiness,
+            following,
+        })
+    }
+
+    /// Adds the public search service.
+    pub fn add_to(self: &Arc<Self>, builder: &mut ServerBuilder) {
+        let service = SearchServiceServer::new(SearchHandler::new(Arc::clone(self)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        builder.add(service, &self.readiness);
+    }
+
+    /// Whether searches can be answered.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Asks the peers now what they hold, after a commit that a search is to see.
+    pub async fn poke(&self) {
+        self.mesh.look_after(self.mesh.view().generation).await;
+    }
+
+    pub(crate) fn pipelines(&self) -> &Pipelines {
+        &self.pipelines
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.mesh.view()
+    }
+
+    pub(crate) async fn search(&self, request: Request) -> Result<Answer, SearchError> {
+        let plan = Plan::new(request, &self.pipelines)?;
+        let span = tracing::info_span!(
+            "search",
+            collection = %plan.request.collection,
+            pipeline = plan.pipeline.name,
+            k = plan.request.k,
+            snapshot = tracing::field::Empty,
+            degraded = tracing::field::Empty,
+        );
+        tracing::debug!(parent: &span, query = plan.request.query, "searching");
+        let answer = self.within_deadline(&plan).instrument(span.clone()).await?;
+        span.record("snapshot", answer.snapshot.number);
+        span.record("degraded", answer.is_degraded());
+        Ok(answer)
+    }
+
+    async fn within_deadline(&self, plan: &Plan) -> Result<Answer, SearchError> {
+        let answer = self.answer(plan);
+        match plan.request.deadline {
+            None => answer.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answer)
+                .await
+                .unwrap_or(Err(SearchError::DeadlineExceeded)),
+        }
+    }
+
+    /// Replicas retire snapshots while queries are on their way: one that met this is placed and run once more.
+    async fn answer(&self, plan: &Plan) -> Result<Answer, SearchError> {
+        let seen = self.mesh.view().generation;
+        let placement = self
+            .mesh
+            .place(&plan.request.collection, &plan.legs)
+            .await?;
+        match self.run(plan, &placement).await {
+            Err(error) if error.is_stale_snapshot() => {
+                tracing::debug!(%error, snapshot = %placement.snapshot, "looking for a newer snapshot");
+                let fresh = self
+                    .mesh
+                    .place_fresh(seen, &plan.request.collection, &plan.legs)
+                    .await?;
+                self.run(plan, &fresh).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn run(&self, plan: &Plan, placement: &Placement) -> Result<Answer, SearchError> {
+        Run {
+            mesh: &self.mesh,
+            plan,
+            placement,
+        }
+        .answer()
+        .await
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}

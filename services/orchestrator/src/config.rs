@@ -1,0 +1,285 @@
+//! Settings of the orchestrator: its pipelines, and how often it asks who holds what.
+
+use crate::plan::{
+    DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, Leg, MAX_DEPTH, MethodName, Pipeline, Pipelines,
+    Retrieve, Stage,
+};
+use serde::{Deserialize, Serialize};
+use service_kit::Problems;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A commit is found within this time; a `Describe` costs a replica some microseconds.
+const DEFAULT_DESCRIBE_INTERVAL_MS: u64 = 500;
+/// The depth of the funnel's first stage, which the quality figures are measured with.
+const DEFAULT_RETRIEVE_DEPTH: u32 = 1000;
+/// Allowed rank constants; the contract's range.
+pub(crate) const RANK_CONSTANTS: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// Longest interval between two looks at the replicas.
+const MAX_DESCRIBE_INTERVAL_MS: u64 = 3_600_000;
+
+/// The section as it stands in a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawConfig {
+    /// The pipeline of requests that name none.
+    pub default_pipeline: String,
+    /// Milliseconds between two looks at what the replicas hold.
+    pub describe_interval_ms: u64,
+    /// Pipelines by name. `sparse`, `dense` and `hybrid` are built in and can be changed.
+    pub pipelines: BTreeMap<String, RawPipeline>,
+}
+
+/// One pipeline as it stands in a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPipeline {
+    /// The stages that score, each once.
+    pub stages: Vec<RawStage>,
+    /// Passages that each retriever gives on.
+    pub retrieve_depth: u32,
+    /// How several scores become one.
+    pub fusion: RawFusion,
+}
+
+/// A stage that scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawStage {
+    /// BM25.
+    Sparse,
+    /// Vectors.
+    Dense,
+}
+
+/// How several scores become one; without effect where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFusion {
+    /// The method.
+    pub method: RawMethod,
+    /// Weight of the dense score, 0 to 1; the sparse one has the rest.
+    pub alpha: f64,
+    /// RRF's rank constant.
+    pub rank_constant: u32,
+}
+
+/// A method of fusion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawMethod {
+    /// Scaled by minimum and maximum.
+    MinMax,
+    /// Z-scores.
+    ZScore,
+    /// Reciprocal ranks.
+    Rrf,
+    /// Scaled by mean and deviation.
+    Dbsf,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        let built_in = [
+            ("sparse", vec![RawStage::Sparse]),
+            ("dense", vec![RawStage::Dense]),
+            ("hybrid", vec![RawStage::Sparse, RawStage::Dense]),
+        ];
+        let pipeline = |stages| RawPipeline {
+            stages,
+            ..RawPipeline::default()
+        };
+        Self {
+            default_pipeline: "hybrid".to_owned(),
+            describe_interval_ms: DEFAULT_DESCRIBE_INTERVAL_MS,
+            pipelines: built_in
+                .map(|(name, stages)| (name.to_owned(), pipeline(stages)))
+                .into(),
+        }
+    }
+}
+
+impl Default for RawPipeline {
+    fn default() -> Self {
+        Self {
+            stages: Vec::new(),
+            retrieve_depth: DEFAULT_RETRIEVE_DEPTH,
+            fusion: RawFusion::default(),
+        }
+    }
+}
+
+impl Default for RawFusion {
+    fn default() -> Self {
+        Self {
+            method: RawMethod::MinMax,
+            alpha: DEFAULT_ALPHA,
+            rank_constant: DEFAULT_RANK_CONSTANT,
+        }
+    }
+}
+
+/// The checked section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub(crate) pipelines: Pipelines,
+    pub(crate) describe_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        RawConfig::default().unchecked()
+    }
+}
+
+impl RawConfig {
+    /// Notes every mistake; `path` is the section's name.
+    pub fn validate(self, path: &str, problems: &mut Problems) -> Config {
+        let intervals = 1..=MAX_DESCRIBE_INTERVAL_MS;
+        problems.require(
+            intervals.contains(&self.describe_interval_ms),
+            format!("{path}.describe_interval_ms"),
+            || format!("must be 1 to {MAX_DESCRIBE_INTERVAL_MS}"),
+        );
+        problems.require(
+            self.pipelines.contains_key(&self.default_pipeline),
+            format!("{path}.default_pipeline"),
+            || format!("{:?} is not one of the pipelines", self.default_pipeline),
+        );
+        for (name, pipeline) in &self.pipelines {
+            pipeline.check(&format!("{path}.pipelines.{name}"), problems);
+        }
+        self.unchecked()
+    }
+
+    fn unchecked(self) -> Config {
+        let built = |(name, raw): (String, RawPipeline)| (name.clone(), Arc::new(raw.build(name)));
+        Config {
+            pipelines: Pipelines {
+                by_name: self.pipelines.into_iter().map(built).collect(),
+                default: self.default_pipeline,
+            },
+            describe_interval: Duration::from_millis(self.describe_interval_ms),
+        }
+    }
+}
+
+impl RawPipeline {
+    fn check(&self, path: &str, problems: &mut Problems) {
+        let distinct: BTreeSet<_> = self.stages.iter().map(|stage| stage.leg().name()).collect();
+        let stages_are_right = !self.stages.is_empty() && distinct.len() == self.stages.len();
+        problems.require(
+            stages_are_right,
+            format!("{path}.stages"),
+            || "must have `sparse`, `dense` or both, each once",
+        );
+        let depths = 1..=MAX_DEPTH;
+        problems.require(
+            depths.contains(&self.retrieve_depth),
+            format!("{path}.retrieve_depth"),
+            || format!("must be 1 to {MAX_DEPTH}"),
+        );
+        let alphas = 0.0..=1.0;
+        problems.require(
+            alphas.contains(&self.fusion.alpha),
+            format!("{path}.fusion.alpha"),
+            || "must be 0 to 1",
+        );
+        problems.require(
+            RANK_CONSTANTS.contains(&self.fusion.rank_constant),
+            format!("{path}.fusion.rank_constant"),
+            || "must be 1 to 10000",
+        );
+    }
+
+    fn build(self, name: String) -> Pipeline {
+        let legs: Vec<Leg> = self.stages.iter().map(|stage| stage.leg()).collect();
+        let fuse = (legs.len() > 1).then(|| Stage::Fuse(self.fusion.build()));
+        let retrieve = Stage::Retrieve(Retrieve {
+            legs,
+            depth: self.retrieve_depth,
+        });
+        Pipeline {
+            name,
+            stages: std::iter::once(retrieve).chain(fuse).collect(),
+        }
+    }
+}
+
+impl RawStage {
+    const fn leg(self) -> Leg {
+        match self {
+            Self::Sparse => Leg::Sparse,
+            Self::Dense => Leg::Dense,
+        }
+    }
+}
+
+impl RawFusion {
+    const fn build(self) -> Fusion {
+        Fusion {
+            method: self.method.name().with(self.rank_constant),
+            alpha: self.alpha,
+        }
+    }
+}
+
+impl RawMethod {
+    const fn name(self) -> MethodName {
+        match self {
+            Self::MinMax => MethodName::MinMax,
+            Self::ZScore => MethodName::ZScore,
+            Self::Rrf => MethodName::Rrf,
+            Self::Dbsf => MethodName::Dbsf,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems_of(raw: RawConfig) -> Vec<String> {
+        let mut problems = Problems::default();
+        raw.validate("orchestrator", &mut problems);
+        problems
+            .iter()
+            .map(|problem| problem.path.clone())
+            .collect()
+    }
+
+    #[test]
+    fn defaults_are_right() {
+        assert_eq!(problems_of(RawConfig::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_mistakes_are_found_at_once() {
+        let mut raw = RawConfig {
+            default_pipeline: "best".to_owned(),
+            describe_interval_ms: 0,
+            ..RawConfig::default()
+        };
+        let fusion = RawFusion {
+            alpha: f64::NAN,
+            rank_constant: 0,
+            ..RawFusion::default()
+        };
+        let wrong = RawPipeline {
+            stages: vec![RawStage::Dense; 2],
+            retrieve_depth: 10_001,
+            fusion,
+        };
+        raw.pipelines.insert("wrong".to_owned(), wrong);
+        let expected = [
+            "orchestrator.describe_interval_ms",
+            "orchestrator.default_pipeline",
+            "orchestrator.pipelines.wrong.stages",
+            "orchestrator.pipelines.wrong.retrieve_depth",
+            "orchestrator.pipelines.wrong.fusion.alpha",
+            "orchestrator.pipelines.wrong.fusion.rank_constant",
+        ];
+        assert_eq!(problems_of(raw), expected);
+    }
+}

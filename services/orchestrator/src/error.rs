@@ -1,0 +1,170 @@
+//! What can go wrong with a search. Becomes a status in `grpc.rs`, by the one table of `service-kit`.
+
+use search_core::{CollectionName, ErrorKind, FieldError, StageReason};
+
+/// Why a search has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SearchError {
+    /// A field of the request is wrong.
+    #[error("{0}")]
+    Invalid(FieldError),
+    /// The request names a pipeline that is not configured.
+    #[error("pipeline: {name:?} is not one of {known}")]
+    UnknownPipeline { name: String, known: String },
+    /// No snapshot can answer.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The query was encoded with another model than the index.
+    #[error(
+        "collection {collection} was indexed with the encoder {index}, but queries are encoded with {encoder}"
+    )]
+    ModelMismatch {
+        collection: CollectionName,
+        index: String,
+        encoder: String,
+    },
+    /// A peer did not answer as it should.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The time is spent.
+    #[error("the deadline has passed")]
+    DeadlineExceeded,
+}
+
+impl SearchError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::UnknownPipeline { .. } => ErrorKind::NotFound,
+            Self::Place(error) => error.kind(),
+            Self::ModelMismatch { .. } => ErrorKind::FailedPrecondition,
+            Self::Call(error) => error.kind,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        }
+    }
+
+    /// The fields of the request that the error is about.
+    pub(crate) fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::Invalid(field) => vec![field.clone()],
+            Self::UnknownPipeline { .. } => vec![FieldError::new("pipeline", "is not configured")],
+            Self::Place(PlaceError::UnknownCollection(_)) => {
+                vec![FieldError::new("collection", "does not exist")]
+            }
+            Self::Call(error) => error.fields.clone(),
+            Self::Place(_) | Self::ModelMismatch { .. } | Self::DeadlineExceeded => Vec::new(),
+        }
+    }
+
+    /// Whether the snapshot may have been retired between asking who holds it and searching it.
+    pub(crate) fn is_stale_snapshot(&self) -> bool {
+        let kinds = [ErrorKind::FailedPrecondition, ErrorKind::NotFound];
+        matches!(self, Self::Call(error) if error.service.is_retriever() && kinds.contains(&error.kind))
+    }
+
+    /// Whether an answer without this stage is better than none: the fault is the stage's, and there is time left.
+    pub(crate) fn may_degrade(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Unavailable
+            | ErrorKind::ResourceExhausted
+            | ErrorKind::DataLoss
+            | ErrorKind::Cancelled
+            | ErrorKind::Unimplemented
+            | ErrorKind::Internal => true,
+            ErrorKind::InvalidArgument
+            | ErrorKind::NotFound
+            | ErrorKind::FailedPrecondition
+            | ErrorKind::DeadlineExceeded => false,
+        }
+    }
+
+    /// The word for it in a stage report.
+    pub(crate) fn reason(&self) -> StageReason {
+        match (self, self.kind()) {
+            (Self::Place(error), _) => error.reason(),
+            (Self::ModelMismatch { .. }, _) => StageReason::ModelMismatch,
+            (_, ErrorKind::DeadlineExceeded) => StageReason::Deadline,
+            (_, ErrorKind::ResourceExhausted) => StageReason::Overloaded,
+            (_, ErrorKind::Unavailable) => StageReason::Unavailable,
+            (_, ErrorKind::DataLoss) => StageReason::DamagedSegment,
+            (_, ErrorKind::FailedPrecondition) => StageReason::SnapshotMissing,
+            _ => StageReason::ShardMissing,
+        }
+    }
+}
+
+/// A service that the orchestrator calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    Encoder,
+    SparseRetriever,
+    DenseRetriever,
+}
+
+impl Service {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Encoder => "encoder",
+            Self::SparseRetriever => "sparse-retriever",
+            Self::DenseRetriever => "dense-retriever",
+        }
+    }
+
+    const fn is_retriever(self) -> bool {
+        matches!(self, Self::SparseRetriever | Self::DenseRetriever)
+    }
+}
+
+/// A call to a peer that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{} at {replica}: {message}", service.name())]
+pub(crate) struct CallError {
+    pub(crate) service: Service,
+    pub(crate) replica: String,
+    pub(crate) kind: ErrorKind,
+    pub(crate) message: String,
+    pub(crate) fields: Vec<FieldError>,
+}
+
+/// Why no replica set can answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error("collection: {0} does not exist")]
+    UnknownCollection(CollectionName),
+    #[error("no {} can be reached", .0.name())]
+    NoReplica(Service),
+    #[error("no {} holds shard {shard} of collection {collection}", service.name())]
+    ShardMissing {
+        service: Service,
+        collection: CollectionName,
+        shard: u32,
+    },
+    #[error("no snapshot of collection {0} is held by every stage")]
+    NoCommonSnapshot(CollectionName),
+    #[error(
+        "collection {0} was indexed without vectors; use a pipeline that needs none, as `sparse`"
+    )]
+    NoVectors(CollectionName),
+}
+
+impl PlaceError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownCollection(_) => ErrorKind::NotFound,
+            Self::NoReplica(_) | Self::ShardMissing { .. } | Self::NoCommonSnapshot(_) => {
+                ErrorKind::Unavailable
+            }
+            Self::NoVectors(_) => ErrorKind::FailedPrecondition,
+        }
+    }
+
+    pub(crate) fn reason(&self) -> StageReason {
+        match self {
+            Self::NoReplica(_) => StageReason::Unavailable,
+            Self::ShardMissing { .. } => StageReason::ShardMissing,
+            Self::UnknownCollection(_) | Self::NoCommonSnapshot(_) | Self::NoVectors(_) => {
+                StageReason::SnapshotMissing
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The way of a query through the stages, and what each of them reports.
+
+use crate::clients::{Target, Timing};
+use crate::error::SearchError;
+use crate::peers::Mesh;
+use crate::placement::Placement;
+use crate::plan::Plan;
+use search_core::{SnapshotId, StageReason, StageReport, StageStatus};
+use search_proto::convert::micros;
+use service_kit::now;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) hits: Vec<Hit>,
+    pub(crate) stages: Vec<StageReport>,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) pipeline: String,
+}
+
+impl Answer {
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.stages.iter().any(StageReport::is_degraded)
+    }
+}
+
+/// One document of an answer, by its best passage.
+#[derive(Clone, Debug)]
+pub(crate) struct Hit {
+    pub(crate) address: u64,
+    pub(crate) score: f64,
+    pub(crate) passage: crate::clients::Passage,
+    /// Empty unless asked for.
+    pub(crate) trail: Vec<TrailEntry>,
+}
+
+/// What one stage said about a hit.
+#[derive(Clone, Debug)]
+pub(crate) struct TrailEntry {
+    pub(crate) stage: &'static str,
+    pub(crate) raw: f64,
+    pub(crate) rank: u32,
+    pub(crate) normalized: f64,
+    pub(crate) weight: f64,
+    pub(crate) contribution: f64,
+    pub(crate) completed: bool,
+}
+
+/// One plan running on one snapshot. Each stage is a method, in the room of its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) plan: &'a Plan,
+    pub(crate) placement: &'a Placement,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
+        let retrieved = self.retrieve().await?;
+        let completed = self
+            .complete(retrieved.lists, retrieved.encoded.as_ref())
+            .await?;
+        let fused = self.fuse(completed.pool);
+        let responded = self.respond(fused.ranking).await?;
+        let reports = [
+            retrieved.reports,
+            completed.reports,
+            fused.reports,
+            responded.reports,
+        ];
+        Ok(Answer {
+            hits: responded.hits,
+            stages: reports.concat(),
+            snapshot: self.placement.snapshot.clone(),
+            pipeline: self.plan.pipeline.name.clone(),
+        })
+    }
+
+    /// What a call to this shard says.
+    pub(crate) fn target(self, shard: u32) -> Target<'a> {
+        Target {
+            snapshot: &self.placement.snapshot,
+            shard,
+            deadline: self.plan.request.deadline,
+        }
+    }
+
+    /// Starts a stage's report.
+    pub(crate) fn begin(self, stage: &'static str) -> StageWatch {
+        let started = now();
+        let mut report = StageReport::complete(stage);
+        report.start_us = micros(started.saturating_duration_since(self.plan.request.arrival));
+        StageWatch {
+            report,
+            started,
+            asked: BTreeSet::new(),
+            silent: BTreeSet::new(),
+        }
+    }
+}
+
+/// The report of a stage that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct StageWatch {
+    pub(crate) report: StageReport,
+    started: Instant,
+    asked: BTreeSet<u32>,
+    silent: BTreeSet<u32>,
+}
+
+impl StageWatch {
+    /// Notes where a call spent its time: of calls that run side by side the longest counts.
+    pub(crate) fn time(&mut self, timing: Timing) {
+        self.report.queue_us = self.report.queue_us.max(timing.queue_us);
+        self.report.compute_us = self.report.compute_us.max(timing.compute_us);
+    }
+
+    /// Notes that a shard was asked.
+    pub(crate) fn ask(&mut self, shard: u32) {
+        self.asked.insert(shard);
+    }
+
+    /// Notes that a shard did not answer.
+    pub(crate) fn miss(&mut self, shard: u32) {
+        self.asked.insert(shard);
+        self.silent.insert(shard);
+    }
+
+    /// Whether one of the shards that were asked has answered.
+    pub(crate) fn some_answered(&self) -> bool {
+        self.silent.len() < self.asked.len()
+    }
+
+    /// Notes that the stage did less than it was asked to. The first reason stays.
+    pub(crate) fn lessen(&mut self, status: StageStatus, reason: StageReason) {
+        self.report.status = status;
+        self.report.reason = self.report.reason.or(Some(reason));
+    }
+
+    pub(crate) fn end(mut self) -> StageReport {
+        self.report.shards_asked = count(&self.asked);
+        self.report.shards_answered = count(&self.asked) - count(&self.silent);
+        self.report.wall_us = micros(now().saturating_duration_since(self.started));
+        self.report
+    }
+}
+
+fn count(shards: &BTreeSet<u32>) -> u32 {
+    u32::try_from(shards.len()).unwrap_or(u32::MAX)
+}

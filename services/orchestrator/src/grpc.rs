@@ -1,0 +1,229 @@
+//! The public service: requests are checked here, field by field, and answers written.
+
+use crate::app::App;
+use crate::config::RANK_CONSTANTS;
+use crate::error::SearchError;
+use crate::funnel::{Answer, Hit, TrailEntry};
+use crate::plan::{FusionOverride, MethodName, Pipeline, Request};
+use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
+use search_proto::search::search_service_server::SearchService;
+use search_proto::{convert, search};
+use service_kit::status::status;
+use service_kit::{deadline_of, now};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tonic::{Response, Status};
+
+/// Hits of a request that does not say how many.
+const DEFAULT_K: u32 = 10;
+/// Most hits of one answer.
+const MAX_K: u32 = 1000;
+/// Most hits that can be left out.
+const MAX_OFFSET: u32 = 9000;
+/// Longest budget.
+const MAX_BUDGET_MS: u32 = 600_000;
+
+/// Answers the public service.
+#[derive(Debug)]
+pub(crate) struct SearchHandler {
+    app: Arc<App>,
+}
+
+impl SearchHandler {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+}
+
+#[tonic::async_trait]
+impl SearchService for SearchHandler {
+    async fn search(
+        &self,
+        request: tonic::Request<search::SearchRequest>,
+    ) -> Result<Response<search::SearchResponse>, Status> {
+        let arrival = now();
+        let caller_deadline = deadline_of(&request);
+        let answer = match read(request.into_inner(), arrival, caller_deadline) {
+            Ok(request) => self.app.search(request).await,
+            Err(field) => Err(SearchError::Invalid(field)),
+        };
+        let answer = answer.map_err(|error| refuse(&error))?;
+        Ok(Response::new(write(answer, arrival)))
+    }
+
+    async fn describe(
+        &self,
+        _request: tonic::Request<search::DescribeRequest>,
+    ) -> Result<Response<search::DescribeResponse>, Status> {
+        Ok(Response::new(search::DescribeResponse {
+            collections: collections(&self.app),
+            pipelines: self
+                .app
+                .pipelines()
+                .by_name
+                .values()
+                .map(|pipeline| pipeline_info(pipeline))
+                .collect(),
+            default_pipeline: self.app.pipelines().default.clone(),
+        }))
+    }
+}
+
+fn refuse(error: &SearchError) -> Status {
+    let kind = error.kind();
+    tracing::debug!(%kind, %error, "a search failed");
+    status(kind, error, error.fields())
+}
+
+fn read(
+    wire: search::SearchRequest,
+    arrival: Instant,
+    caller_deadline: Option<Deadline>,
+) -> Result<Request, FieldError> {
+    let collection = CollectionName::try_from(wire.collection.as_str())
+        .map_err(|error| FieldError::new("collection", error.to_string()))?;
+    let parsed = ParsedQuery::parse(&wire.query)
+        .map_err(|error| FieldError::new("query", error.to_string()))?;
+    let budget = read_budget(wire.budget_ms, arrival)?;
+    Ok(Request {
+        collection,
+        parsed,
+        query: wire.query,
+        k: in_range("k", wire.k.unwrap_or(DEFAULT_K), 1..=MAX_K)? as usize,
+        offset: in_range("offset", wire.offset, 0..=MAX_OFFSET)? as usize,
+        pipeline: wire.pipeline,
+        filter: convert::request_filter(wire.filter)?,
+        fusion: wire
+            .fusion
+            .map(read_fusion)
+            .transpose()?
+            .unwrap_or_default(),
+        explain: wire.explain,
+        arrival,
+        deadline: Deadline::earliest(caller_deadline, budget),
+    })
+}
+
+fn in_range(
+    path: &str,
+    value: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32, FieldError> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(FieldError::new(
+        path,
+        format!(
+            "is {value}; {} to {} are allowed",
+            range.start(),
+            range.end()
+        ),
+    ))
+}
+
+fn read_budget(budget_ms: u32, arrival: Instant) -> Result<Option<Deadline>, FieldError> {
+    let budget_ms = in_range("budget_ms", budget_ms, 0..=MAX_BUDGET_MS)?;
+    let budget = Duration::from_millis(u64::from(budget_ms));
+    Ok(if budget_ms > 0 {
+        Deadline::after(arrival, budget)
+    } else {
+        None
+    })
+}
+
+fn read_fusion(wire: search::Fusion) -> Result<FusionOverride, FieldError> {
+    if let Some(alpha) = wire.alpha.filter(|alpha| !(0.0..=1.0).contains(alpha)) {
+        return Err(FieldError::new(
+            "fusion.alpha",
+            format!("is {alpha}; 0 to 1 are allowed"),
+        ));
+    }
+    let rank_constant = wire
+        .rank_constant
+        .map(|constant| in_range("fusion.rank_constant", constant, RANK_CONSTANTS));
+    Ok(FusionOverride {
+        method: read_method(wire.method)?,
+        alpha: wire.alpha,
+        rank_constant: rank_constant.transpose()?,
+    })
+}
+
+fn read_method(method: i32) -> Result<Option<MethodName>, FieldError> {
+    match search::FusionMethod::try_from(method) {
+        Ok(search::FusionMethod::Unspecified) => Ok(None),
+        Ok(search::FusionMethod::MinMax) => Ok(Some(MethodName::MinMax)),
+        Ok(search::FusionMethod::ZScore) => Ok(Some(MethodName::ZScore)),
+        Ok(search::FusionMethod::Rrf) => Ok(Some(MethodName::Rrf)),
+        Ok(search::FusionMethod::Dbsf) => Ok(Some(MethodName::Dbsf)),
+        Err(_) => Err(convert::unknown_number("fusion.method", method)),
+    }
+}
+
+fn write(answer: Answer, arrival: Instant) -> search::SearchResponse {
+    search::SearchResponse {
+        degraded: answer.is_degraded(),
+        stages: answer.stages.iter().map(convert::report_to_wire).collect(),
+        snapshot: Some(convert::snapshot_to_wire(&answer.snapshot)),
+        wall_us: convert::micros(now().saturating_duration_since(arrival)),
+        pipeline: answer.pipeline,
+        hits: answer.hits.into_iter().map(write_hit).collect(),
+    }
+}
+
+fn write_hit(hit: Hit) -> search::Hit {
+    search::Hit {
+        id: hit.passage.document_id,
+        score: hit.score,
+        title: hit.passage.title,
+        text: hit.passage.text,
+        metadata_json: hit.passage.metadata_json,
+        passage: hit.passage.passage,
+        address: hit.address,
+        trail: hit.trail.into_iter().map(write_trail).collect(),
+    }
+}
+
+fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
+    search::ScoreTrail {
+        stage: entry.stage.to_owned(),
+        raw: entry.raw,
+        rank: entry.rank,
+        normalized: entry.normalized,
+        weight: entry.weight,
+        contribution: entry.contribution,
+        completed: entry.completed,
+    }
+}
+
+/// Each collection as the default pipeline sees it, or else the first pipeline that can search it.
+fn collections(app: &App) -> Vec<search::CollectionInfo> {
+    let view = app.view();
+    let place = |collection| {
+        let mut legs = app
+            .pipelines()
+            .in_order()
+            .filter_map(|pipeline| pipeline.retrieve());
+        legs.find_map(|retrieve| view.place(collection, &retrieve.legs).ok())
+    };
+    let info = |collection| {
+        let placement = place(collection)?;
+        Some(search::CollectionInfo {
+            snapshot: Some(convert::snapshot_to_wire(&placement.snapshot)),
+            shards: placement.documents.shards(),
+            passages: placement.documents.passages,
+        })
+    };
+    view.collections().filter_map(info).collect()
+}
+
+fn pipeline_info(pipeline: &Pipeline) -> search::PipelineInfo {
+    search::PipelineInfo {
+        name: pipeline.name.clone(),
+        stages: pipeline
+            .stage_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+    }
+}

@@ -1,0 +1,27 @@
+//! The funnel. The rooms are the life of a query, in this order:
+//!
+//! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how · [`placement`] says which snapshot, and which
+//! replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages · [`retrieve`] asks every shard of both
+//! retrievers, encoding the query meanwhile · [`complete`] asks for the scores that are missing · [`fuse`] makes one score of them ·
+//! [`respond`] groups passages by document and fetches what is shown.
+//!
+//! Late interaction and reranking will stand between `fuse` and `respond`: stages of a [`plan::Pipeline`], each one more room here.
+
+mod app;
+mod clients;
+mod complete;
+mod config;
+mod documents;
+mod error;
+mod funnel;
+mod fuse;
+mod grpc;
+mod peers;
+mod placement;
+mod plan;
+mod respond;
+mod retrieve;
+
+pub use app::App;
+pub use config::{Config, RawConfig, RawFusion, RawMethod, RawPipeline, RawStage};
+pub use peers::Peers;

@@ -1,0 +1,239 @@
+//! The replicas of each stage: asked again and again what they hold, and picked in turn.
+
+use crate::clients::{DenseClient, EncoderClient, Held, SparseClient};
+use crate::error::{CallError, PlaceError, Service};
+use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View};
+use crate::plan::Leg;
+use futures::future::join_all;
+use search_core::{CollectionName, Deadline, ErrorKind, StageReason};
+use service_kit::{MeshChannel, Readiness, now};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+/// A replica that has not described itself in this time is not reachable: it takes microseconds.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Channels to the replicas of each stage.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    /// Encoders, all with the same bundle.
+    pub encoder: Vec<MeshChannel>,
+    /// Sparse retrievers.
+    pub sparse: Vec<MeshChannel>,
+    /// Dense retrievers. May be empty where no pipeline needs vectors.
+    pub dense: Vec<MeshChannel>,
+}
+
+/// Replicas of one service, picked in turn.
+#[derive(Debug)]
+pub(crate) struct Replicas<C> {
+    service: Service,
+    clients: Vec<C>,
+    turn: AtomicUsize,
+}
+
+impl<C> Replicas<C> {
+    fn new(
+        service: Service,
+        channels: Vec<MeshChannel>,
+        client: impl Fn(MeshChannel) -> C,
+    ) -> Self {
+        Self {
+            service,
+            clients: channels.into_iter().map(client).collect(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Calls the next of these replicas, and another one if it fails in a way that another may not.
+    pub(crate) async fn call<'a, T, F>(
+        &'a self,
+        holders: &[usize],
+        call: impl Fn(&'a C) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = self.nth(holders, turn).ok_or_else(|| self.nobody())?;
+        match call(first).await {
+            Err(error) if error.kind.is_retryable() && holders.len() > 1 => {
+                tracing::debug!(%error, "asking another replica");
+                let second = self
+                    .nth(holders, turn.wrapping_add(1))
+                    .ok_or_else(|| self.nobody())?;
+                call(second).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Calls any replica.
+    pub(crate) async fn call_any<'a, T, F>(
+        &'a self,
+        call: impl Fn(&'a C) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let everyone: Vec<usize> = (0..self.clients.len()).collect();
+        self.call(&everyone, call).await
+    }
+
+    fn nth(&self, holders: &[usize], turn: usize) -> Option<&C> {
+        let position = turn.checked_rem(holders.len())?;
+        self.clients.get(holders[position])
+    }
+
+    fn nobody(&self) -> CallError {
+        CallError {
+            service: self.service,
+            replica: "no address".to_owned(),
+            kind: ErrorKind::Unavailable,
+            message: "none is configured".to_owned(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// Asks everyone what it holds. A replica that answers with an error holds what it held; one that cannot be reached nothing.
+    async fn look<'a, F>(
+        &'a self,
+        before: &ServiceView,
+        describe: impl Fn(&'a C) -> F,
+    ) -> ServiceView
+    where
+        F: Future<Output = Result<Vec<Held>, CallError>>,
+    {
+        let answers = join_all(self.clients.iter().map(describe)).await;
+        let replicas = answers
+            .into_iter()
+            .zip(&before.replicas)
+            .map(|(answer, before)| next_state(answer, before));
+        ServiceView::new(self.service, replicas.collect())
+    }
+}
+
+fn next_state(answer: Result<Vec<Held>, CallError>, before: &ReplicaState) -> ReplicaState {
+    match answer {
+        Ok(held) => ReplicaState {
+            held,
+            is_reachable: true,
+        },
+        Err(error) => {
+            let is_gone = matches!(
+                error.kind,
+                ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
+            );
+            if before.is_reachable {
+                tracing::warn!(%error, is_gone, "a replica does not say what it holds");
+            }
+            let held = if is_gone {
+                Vec::new()
+            } else {
+                before.held.clone()
+            };
+            ReplicaState {
+                held,
+                is_reachable: before.is_reachable && !is_gone,
+            }
+        }
+    }
+}
+
+/// All peers, and what they hold.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) encoder: Replicas<EncoderClient>,
+    pub(crate) sparse: Replicas<SparseClient>,
+    pub(crate) dense: Replicas<DenseClient>,
+    view: watch::Sender<Arc<View>>,
+    looking: Mutex<()>,
+}
+
+impl Mesh {
+    pub(crate) fn new(peers: Peers) -> Self {
+        let unasked = |service, replicas: &[MeshChannel]| {
+            ServiceView::new(service, vec![ReplicaState::default(); replicas.len()])
+        };
+        let view = View {
+            generation: 0,
+            sparse: unasked(Service::SparseRetriever, &peers.sparse),
+            dense: unasked(Service::DenseRetriever, &peers.dense),
+        };
+        Self {
+            encoder: Replicas::new(Service::Encoder, peers.encoder, EncoderClient::new),
+            sparse: Replicas::new(Service::SparseRetriever, peers.sparse, SparseClient::new),
+            dense: Replicas::new(Service::DenseRetriever, peers.dense, DenseClient::new),
+            view: watch::Sender::new(Arc::new(view)),
+            looking: Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Looks at all replicas, unless somebody else has since this generation.
+    pub(crate) async fn look_after(&self, seen: u64) {
+        let _one_at_a_time = self.looking.lock().await;
+        let before = self.view();
+        if before.generation > seen {
+            return;
+        }
+        let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
+        let (sparse, dense) = futures::join!(
+            self.sparse
+                .look(&before.sparse, |client| client.describe(deadline)),
+            self.dense
+                .look(&before.dense, |client| client.describe(deadline)),
+        );
+        self.view.send_replace(Arc::new(View {
+            generation: before.generation + 1,
+            sparse,
+            dense,
+        }));
+    }
+
+    /// Looks at all replicas for ever; ready once stored documents can be reached.
+    pub(crate) async fn follow(&self, interval: Duration, readiness: &Readiness) {
+        loop {
+            self.look_after(self.view().generation).await;
+            if self.view().sparse.is_reachable() {
+                readiness.set(true);
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    /// Where a plan runs. What a stage does not know yet may have been committed since it was asked: it is asked once more.
+    pub(crate) async fn place(
+        &self,
+        collection: &CollectionName,
+        legs: &[Leg],
+    ) -> Result<Placement, PlaceError> {
+        let view = self.view();
+        let placed = view.place(collection, legs);
+        let lags = match &placed {
+            Ok(placement) => placement.dense == DensePlace::Missing(StageReason::SnapshotMissing),
+            Err(error) => matches!(error, PlaceError::UnknownCollection(_)),
+        };
+        if view.generation > 0 && !lags {
+            return placed;
+        }
+        self.place_fresh(view.generation, collection, legs).await
+    }
+
+    /// Where a plan runs now, when what was known at this generation was wrong.
+    pub(crate) async fn place_fresh(
+        &self,
+        seen: u64,
+        collection: &CollectionName,
+        legs: &[Leg],
+    ) -> Result<Placement, PlaceError> {
+        self.look_after(seen).await;
+        self.view().place(collection, legs)
+    }
+}

@@ -1,0 +1,376 @@
+//! What a request runs: a pipeline, with what the request says otherwise.
+
+use crate::error::SearchError;
+use search_core::fusion::Method;
+use search_core::{CollectionName, Deadline, FieldError, Filter, ParsedQuery};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Most passages that one shard can be asked for, and so the deepest pool of one retriever.
+pub(crate) const MAX_DEPTH: u32 = 10_000;
+/// RRF's rank constant in its paper.
+pub(crate) const DEFAULT_RANK_CONSTANT: u32 = 60;
+/// The weight of the dense score where nothing else is said.
+pub(crate) const DEFAULT_ALPHA: f64 = 0.5;
+
+/// A way of scoring passages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Leg {
+    /// BM25.
+    Sparse,
+    /// Cosine similarity of vectors.
+    Dense,
+}
+
+impl Leg {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sparse => "sparse",
+            Self::Dense => "dense",
+        }
+    }
+}
+
+/// One stage of a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stage {
+    /// Every shard of each leg gives its best passages.
+    Retrieve(Retrieve),
+    /// The legs' scores become one.
+    Fuse(Fusion),
+}
+
+/// The first stage.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Retrieve {
+    /// Never empty, no leg twice.
+    pub(crate) legs: Vec<Leg>,
+    /// Passages that each leg gives on.
+    pub(crate) depth: u32,
+}
+
+/// How scores become one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Fusion {
+    pub(crate) method: Method,
+    /// Weight of the dense score; the sparse one has the rest.
+    pub(crate) alpha: f64,
+}
+
+impl Fusion {
+    pub(crate) fn weight(self, leg: Leg) -> f64 {
+        match leg {
+            Leg::Dense => self.alpha,
+            Leg::Sparse => 1.0 - self.alpha,
+        }
+    }
+}
+
+/// A named list of stages.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pipeline {
+    pub(crate) name: String,
+    pub(crate) stages: Vec<Stage>,
+}
+
+impl Pipeline {
+    pub(crate) fn retrieve(&self) -> Option<&Retrieve> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Retrieve(retrieve) => Some(retrieve),
+            Stage::Fuse(_) => None,
+        })
+    }
+
+    fn fusion(&self) -> Option<Fusion> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Fuse(fusion) => Some(*fusion),
+            Stage::Retrieve(_) => None,
+        })
+    }
+
+    /// The stages as reports name them, in the order of the funnel.
+    pub(crate) fn stage_names(&self) -> Vec<&'static str> {
+        let legs = self.retrieve().map_or(&[][..], |retrieve| &retrieve.legs);
+        let mut names = Vec::new();
+        names.extend(legs.contains(&Leg::Dense).then_some("encode"));
+        names.extend(legs.iter().map(|leg| leg.name()));
+        if self.fusion().is_some() {
+            names.extend(["complete", "fuse"]);
+        }
+        names.push("fetch");
+        names
+    }
+}
+
+/// The pipelines that are configured.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pipelines {
+    pub(crate) by_name: BTreeMap<String, Arc<Pipeline>>,
+    pub(crate) default: String,
+}
+
+impl Pipelines {
+    fn get(&self, name: &str) -> Result<&Arc<Pipeline>, SearchError> {
+        let name = if name.is_empty() { &self.default } else { name };
+        self.by_name
+            .get(name)
+            .ok_or_else(|| SearchError::UnknownPipeline {
+                name: name.to_owned(),
+                known: self.by_name.keys().cloned().collect::<Vec<_>>().join(", "),
+            })
+    }
+
+    /// The default one first.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Arc<Pipeline>> {
+        let default = self.by_name.get(&self.default);
+        let others = self
+            .by_name
+            .iter()
+            .filter(|(name, _)| **name != self.default);
+        default
+            .into_iter()
+            .chain(others.map(|(_, pipeline)| pipeline))
+    }
+}
+
+/// A checked request.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) collection: CollectionName,
+    /// As it was written, for the sparse retriever.
+    pub(crate) query: String,
+    pub(crate) parsed: ParsedQuery,
+    pub(crate) k: usize,
+    pub(crate) offset: usize,
+    /// Empty: the default.
+    pub(crate) pipeline: String,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) fusion: FusionOverride,
+    pub(crate) explain: bool,
+    pub(crate) arrival: Instant,
+    pub(crate) deadline: Option<Deadline>,
+}
+
+/// What a request says otherwise than the pipeline. Values are in their ranges.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct FusionOverride {
+    pub(crate) method: Option<MethodName>,
+    pub(crate) alpha: Option<f64>,
+    pub(crate) rank_constant: Option<u32>,
+}
+
+/// A method without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MethodName {
+    MinMax,
+    ZScore,
+    Rrf,
+    Dbsf,
+}
+
+impl MethodName {
+    pub(crate) const fn with(self, rank_constant: u32) -> Method {
+        match self {
+            Self::MinMax => Method::MinMax,
+            Self::ZScore => Method::ZScore,
+            Self::Rrf => Method::Rrf { rank_constant },
+            Self::Dbsf => Method::Dbsf,
+        }
+    }
+
+    const fn of(method: Method) -> Self {
+        match method {
+            Method::MinMax => Self::MinMax,
+            Method::ZScore => Self::ZScore,
+            Method::Rrf { .. } => Self::Rrf,
+            Method::Dbsf => Self::Dbsf,
+        }
+    }
+}
+
+/// What runs for one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) request: Request,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) legs: Vec<Leg>,
+    /// Passages that each leg gives on: the pipeline's depth, or more where the page lies deeper.
+    pub(crate) depth: usize,
+    /// None: the scores of the one leg are the answer's.
+    pub(crate) fusion: Option<Fusion>,
+}
+
+impl Plan {
+    pub(crate) fn new(request: Request, pipelines: &Pipelines) -> Result<Self, SearchError> {
+        let pipeline = Arc::clone(pipelines.get(&request.pipeline)?);
+        let fusion = resolve_fusion(&pipeline, request.fusion).map_err(SearchError::Invalid)?;
+        let retrieve = pipeline.retrieve();
+        let page_end = request.offset + request.k;
+        let depth = retrieve
+            .map_or(0, |retrieve| retrieve.depth as usize)
+            .max(page_end);
+        Ok(Self {
+            legs: retrieve
+                .map(|retrieve| retrieve.legs.clone())
+                .unwrap_or_default(),
+            depth: depth.min(MAX_DEPTH as usize),
+            fusion,
+            pipeline,
+            request,
+        })
+    }
+
+    pub(crate) fn has(&self, leg: Leg) -> bool {
+        self.legs.contains(&leg)
+    }
+}
+
+/// The pipeline's fusion with the request's changes. A method that the request chooses keeps the pipeline's alpha, except
+/// that RRF, whose ranks are no scores, starts from equal weights.
+fn resolve_fusion(
+    pipeline: &Pipeline,
+    changes: FusionOverride,
+) -> Result<Option<Fusion>, FieldError> {
+    let Some(fusion) = pipeline.fusion() else {
+        return refuse_changes(pipeline, changes).map(|()| None);
+    };
+    let old = MethodName::of(fusion.method);
+    let new = changes.method.unwrap_or(old);
+    if changes.rank_constant.is_some() && new != MethodName::Rrf {
+        let message = "is for reciprocal rank fusion only";
+        return Err(FieldError::new("fusion.rank_constant", message));
+    }
+    let starts_equal = new == MethodName::Rrf && old != MethodName::Rrf;
+    let inherited_alpha = if starts_equal {
+        DEFAULT_ALPHA
+    } else {
+        fusion.alpha
+    };
+    let inherited_constant = match fusion.method {
+        Method::Rrf { rank_constant } => rank_constant,
+        Method::MinMax | Method::ZScore | Method::Dbsf => DEFAULT_RANK_CONSTANT,
+    };
+    Ok(Some(Fusion {
+        method: new.with(changes.rank_constant.unwrap_or(inherited_constant)),
+        alpha: changes.alpha.unwrap_or(inherited_alpha),
+    }))
+}
+
+fn refuse_changes(pipeline: &Pipeline, changes: FusionOverride) -> Result<(), FieldError> {
+    if changes == FusionOverride::default() {
+        return Ok(());
+    }
+    let message = format!("the pipeline {:?} has nothing to fuse", pipeline.name);
+    Err(FieldError::new("fusion", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(fusion: Option<Fusion>) -> Pipeline {
+        let legs = vec![Leg::Sparse, Leg::Dense];
+        let retrieve = Stage::Retrieve(Retrieve { legs, depth: 1000 });
+        let stages = std::iter::once(retrieve)
+            .chain(fusion.map(Stage::Fuse))
+            .collect();
+        Pipeline {
+            name: "hybrid".to_owned(),
+            stages,
+        }
+    }
+
+    fn min_max(alpha: f64) -> Pipeline {
+        pipeline(Some(Fusion {
+            method: Method::MinMax,
+            alpha,
+        }))
+    }
+
+    #[test]
+    fn the_request_changes_the_pipeline() {
+        let changes = FusionOverride {
+            alpha: Some(0.2),
+            ..FusionOverride::default()
+        };
+        let fusion = resolve_fusion(&min_max(0.7), changes).unwrap().unwrap();
+        assert_eq!(
+            fusion,
+            Fusion {
+                method: Method::MinMax,
+                alpha: 0.2
+            }
+        );
+        let z_score = FusionOverride {
+            method: Some(MethodName::ZScore),
+            ..FusionOverride::default()
+        };
+        let fusion = resolve_fusion(&min_max(0.7), z_score).unwrap().unwrap();
+        assert_eq!(
+            fusion,
+            Fusion {
+                method: Method::ZScore,
+                alpha: 0.7
+            }
+        );
+    }
+
+    #[test]
+    fn rrf_starts_from_equal_weights() {
+        let rrf = FusionOverride {
+            method: Some(MethodName::Rrf),
+            ..FusionOverride::default()
+        };
+        let fusion = resolve_fusion(&min_max(0.7), rrf).unwrap().unwrap();
+        assert_eq!(
+            fusion,
+            Fusion {
+                method: Method::Rrf { rank_constant: 60 },
+                alpha: 0.5
+            }
+        );
+        let own = pipeline(Some(Fusion {
+            method: Method::Rrf { rank_constant: 5 },
+            alpha: 0.7,
+        }));
+        let fusion = resolve_fusion(&own, rrf).unwrap().unwrap();
+        assert_eq!(
+            fusion,
+            Fusion {
+                method: Method::Rrf { rank_constant: 5 },
+                alpha: 0.7
+            }
+        );
+    }
+
+    #[test]
+    fn changes_without_effect_are_refused() {
+        let constant = FusionOverride {
+            rank_constant: Some(3),
+            ..FusionOverride::default()
+        };
+        assert_eq!(
+            resolve_fusion(&min_max(0.5), constant).unwrap_err().path,
+            "fusion.rank_constant"
+        );
+        let alpha = FusionOverride {
+            alpha: Some(0.5),
+            ..FusionOverride::default()
+        };
+        assert_eq!(
+            resolve_fusion(&pipeline(None), alpha).unwrap_err().path,
+            "fusion"
+        );
+        assert_eq!(
+            resolve_fusion(&pipeline(None), FusionOverride::default()),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn stages_are_named_in_the_order_of_the_funnel() {
+        let names = ["encode", "sparse", "dense", "complete", "fuse", "fetch"];
+        assert_eq!(min_max(0.5).stage_names(), names);
+    }
+}

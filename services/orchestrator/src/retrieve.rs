@@ -1,0 +1,354 @@
+//! The first stage: every shard of each leg gives its best passages, all at the same time. The sparse leg does not wait for the
+//! encoder.
+//!
+//! Each leg gives on its best `depth` passages over all shards, in the canonical order: score, then document id, then place in
+//! the document. A single shard cuts its list in exactly that order, so the pool does not depend on the number of shards; where
+//! equal scores straddle the cut, their document ids are looked up.
+
+use crate::clients::{Encoded, Found, Reach, Target};
+use crate::documents::PassageRef;
+use crate::error::{CallError, PlaceError, SearchError, Service};
+use crate::funnel::{Run, StageWatch};
+use crate::placement::{DensePlace, Holding};
+use crate::plan::Leg;
+use futures::future::{join_all, try_join_all};
+use search_core::{Candidate, Score, StageReason, StageReport, StageStatus, best_first};
+use std::cmp::Ordering;
+use tracing::Instrument;
+
+/// What the retrievers found.
+#[derive(Debug)]
+pub(crate) struct Retrieved {
+    /// One list for each leg that answered, at least one.
+    pub(crate) lists: Vec<LegList>,
+    /// The query as a vector, where one was needed.
+    pub(crate) encoded: Option<Encoded>,
+    pub(crate) reports: Vec<StageReport>,
+}
+
+/// What one leg found, best first.
+#[derive(Debug)]
+pub(crate) struct LegList {
+    pub(crate) leg: Leg,
+    pub(crate) passages: Vec<ScoredPassage>,
+}
+
+/// A passage that a shard found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScoredPassage {
+    pub(crate) passage: PassageRef,
+    pub(crate) score: Score,
+}
+
+impl ScoredPassage {
+    fn new(candidate: Candidate, shard: u32) -> Self {
+        Self {
+            passage: PassageRef {
+                address: candidate.address,
+                shard,
+            },
+            score: candidate.score,
+        }
+    }
+
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            address: self.passage.address,
+            score: self.score,
+        }
+    }
+}
+
+/// How one leg ended when the request need not fail with it.
+struct LegAnswer {
+    reports: Vec<StageReport>,
+    outcome: Result<LegList, SearchError>,
+    encoded: Option<Encoded>,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) async fn retrieve(self) -> Result<Retrieved, SearchError> {
+        let answers = try_join_all(self.plan.legs.iter().map(|leg| self.leg(*leg))).await?;
+        let mut retrieved = Retrieved {
+            lists: Vec::new(),
+            encoded: None,
+            reports: Vec::new(),
+        };
+        let mut failure = None;
+        for answer in answers {
+            retrieved.reports.extend(answer.reports);
+            retrieved.encoded = retrieved.encoded.or(answer.encoded);
+            match answer.outcome {
+                Ok(list) => retrieved.lists.push(list),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        // The encoder starts with the first leg, and leads the funnel.
+        retrieved
+            .reports
+            .sort_by_key(|report| report.stage != "encode");
+        match failure {
+            Some(error) if retrieved.lists.is_empty() => Err(error),
+            _ => Ok(retrieved),
+        }
+    }
+
+    async fn leg(self, leg: Leg) -> Result<LegAnswer, SearchError> {
+        let answer = match leg {
+            Leg::Sparse => self.sparse_leg().await,
+            Leg::Dense => self.dense_leg().await,
+        };
+        match answer.outcome {
+            Err(error) if !error.may_degrade() || self.is_indispensable(leg) => Err(error),
+            Err(error) => {
+                tracing::warn!(stage = leg.name(), %error, "answering without this stage");
+                Ok(LegAnswer {
+                    outcome: Err(error),
+                    ..answer
+                })
+            }
+            Ok(_) => Ok(answer),
+        }
+    }
+
+    /// Without the sparse leg nobody could say which passages a query with required or excluded words refuses.
+    fn is_indispensable(self, leg: Leg) -> bool {
+        leg == Leg::Sparse && self.plan.request.parsed.has_conditions()
+    }
+
+    async fn sparse_leg(self) -> LegAnswer {
+        let holding = &self.placement.documents;
+        let query = &self.plan.request.query;
+        let search = |shard, target| {
+            let holders = &holding.holders[shard as usize];
+            self.mesh.sparse.call(holders, move |client| {
+                client.search(target, query, self.reach())
+            })
+        };
+        let (report, outcome) = self.search_shards(Leg::Sparse, holding, search).await;
+        LegAnswer {
+            reports: vec![report],
+            outcome,
+            encoded: None,
+        }
+    }
+
+    async fn dense_leg(self) -> LegAnswer {
+        let holding = match &self.placement.dense {
+            DensePlace::Held(holding) => holding,
+            DensePlace::Missing(reason) => return self.skipped_dense(*reason),
+            DensePlace::NotNeeded => return self.skipped_dense(StageReason::SnapshotMissing),
+        };
+        let (encode_report, encoded) = self.encode(&holding.encoder_fingerprint).await;
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                let dense_report = self.not_run(StageStatus::Skipped, error.reason());
+                return LegAnswer {
+                    reports: vec![encode_report, dense_report],
+                    outcome: Err(error),
+                    encoded: None,
+                };
+            }
+        };
+        let query = &encoded;
+        let search = |shard, target| {
+            let holders = &holding.holders[shard as usize];
+            self.mesh.dense.call(holders, move |client| {
+                client.search(target, query, self.reach())
+            })
+        };
+        let (report, outcome) = self.search_shards(Leg::Dense, holding, search).await;
+        LegAnswer {
+            reports: vec![encode_report, report],
+            outcome,
+            encoded: Some(encoded),
+        }
+    }
+
+    fn skipped_dense(self, reason: StageReason) -> LegAnswer {
+        let error = match reason {
+            StageReason::Unavailable => PlaceError::NoReplica(Service::DenseRetriever),
+            _ => PlaceError::NoCommonSnapshot(self.placement.snapshot.collection.clone()),
+        };
+        let report = self.not_run(StageStatus::Failed, reason);
+        LegAnswer {
+            reports: vec![report],
+            outcome: Err(error.into()),
+            encoded: None,
+        }
+    }
+
+    fn not_run(self, status: StageStatus, reason: StageReason) -> StageReport {
+        let mut watch = self.begin(Leg::Dense.name());
+        watch.lessen(status, reason);
+        watch.end()
+    }
+
+    fn reach(self) -> Reach<'a> {
+        Reach {
+            limit: u32::try_from(self.plan.depth).unwrap_or(u32::MAX),
+            filter: self.plan.request.filter.as_ref(),
+        }
+    }
+
+    /// Encodes the query, once for all stages.
+    async fn encode(self, index: &str) -> (StageReport, Result<Encoded, SearchError>) {
+        let mut watch = self.begin("encode");
+        let text = self.plan.request.parsed.plain_text();
+        let deadline = self.plan.request.deadline;
+        let call = self
+            .mesh
+            .encoder
+            .call_any(|client| client.encode(text.clone(), deadline));
+        let encoded = call
+            .instrument(tracing::info_span!("encode"))
+            .await
+            .map_err(SearchError::from);
+        let encoded = encoded.and_then(|encoded| self.check_model(encoded, index));
+        match &encoded {
+            Ok(encoded) => watch.time(encoded.timing),
+            Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
+        }
+        (watch.end(), encoded)
+    }
+
+    fn check_model(self, encoded: Encoded, index: &str) -> Result<Encoded, SearchError> {
+        if encoded.fingerprint == index {
+            return Ok(encoded);
+        }
+        Err(SearchError::ModelMismatch {
+            collection: self.placement.snapshot.collection.clone(),
+            index: index.to_owned(),
+            encoder: encoded.fingerprint,
+        })
+    }
+
+    async fn search_shards<F>(
+        self,
+        leg: Leg,
+        holding: &Holding,
+        search: impl Fn(u32, Target<'a>) -> F,
+    ) -> (StageReport, Result<LegList, SearchError>)
+    where
+        F: Future<Output = Result<Found, CallError>>,
+    {
+        let mut watch = self.begin(leg.name());
+        let shards = holding.shards();
+        let span = tracing::info_span!(
+            "retrieve",
+            stage = leg.name(),
+            shards,
+            found = tracing::field::Empty
+        );
+        let calls = (0..shards).map(|shard| search(shard, self.target(shard)));
+        let gather = async {
+            let answers = join_all(calls).await;
+            watch.report.candidates_in = holding.passages;
+            self.merge(leg, answers, &mut watch).await
+        };
+        let outcome = gather.instrument(span.clone()).await;
+        match &outcome {
+            Ok(list) => {
+                span.record("found", list.passages.len());
+                watch.report.candidates_out = list.passages.len() as u64;
+            }
+            Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
+        }
+        (watch.end(), outcome)
+    }
+
+    /// One list of all shards. A leg without one of its shards has no ranking: it fails.
+    async fn merge(
+        self,
+        leg: Leg,
+        answers: Vec<Result<Found, CallError>>,
+        watch: &mut StageWatch,
+    ) -> Result<LegList, SearchError> {
+        let mut passages = Vec::new();
+        let mut failure = None;
+        for (shard, answer) in (0..).zip(answers) {
+            watch.ask(shard);
+            match answer {
+                Ok(found) => passages.extend(take(found, shard, watch)),
+                Err(error) => {
+                    watch.miss(shard);
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        if let Some(error) = failure {
+            note_missing_shard(watch);
+            return Err(error.into());
+        }
+        let passages = self.cut(passages).await?;
+        Ok(LegList { leg, passages })
+    }
+
+    /// The best `depth` in the canonical order.
+    async fn cut(
+        self,
+        mut passages: Vec<ScoredPassage>,
+    ) -> Result<Vec<ScoredPassage>, SearchError> {
+        let depth = self.plan.depth;
+        if passages.len() <= depth || depth == 0 {
+            return Ok(passages);
+        }
+        passages.sort_unstable_by(|left, right| best_first(&left.candidate(), &right.candidate()));
+        let last_score = passages[depth - 1].score;
+        let tied = passages.partition_point(|passage| passage.score > last_score);
+        let behind = passages.partition_point(|passage| passage.score >= last_score);
+        passages.truncate(behind);
+        if behind > depth {
+            let ordered = self.by_document_id(passages.split_off(tied)).await?;
+            passages.extend(ordered);
+            passages.truncate(depth);
+        }
+        Ok(passages)
+    }
+
+    async fn by_document_id(
+        self,
+        passages: Vec<ScoredPassage>,
+    ) -> Result<Vec<ScoredPassage>, SearchError> {
+        let refs: Vec<PassageRef> = passages.iter().map(|passage| passage.passage).collect();
+        let fetched = self.fetch(&refs, true).await?;
+        let mut keyed: Vec<_> = fetched.passages.into_iter().zip(passages).collect();
+        keyed.sort_by(
+            |(left, left_passage), (right, right_passage)| match (left, right) {
+                (Some(left), Some(right)) => {
+                    let by_id = left.document_id.cmp(&right.document_id);
+                    by_id.then(
+                        left_passage
+                            .passage
+                            .address
+                            .cmp(&right_passage.passage.address),
+                    )
+                }
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => left_passage
+                    .passage
+                    .address
+                    .cmp(&right_passage.passage.address),
+            },
+        );
+        Ok(keyed.into_iter().map(|(_, passage)| passage).collect())
+    }
+}
+
+fn take(found: Found, shard: u32, watch: &mut StageWatch) -> impl Iterator<Item = ScoredPassage> {
+    watch.time(found.timing);
+    if found.refused_segments > 0 {
+        watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
+    }
+    let candidates = found.candidates.into_iter();
+    candidates.map(move |candidate| ScoredPassage::new(candidate, shard))
+}
+
+/// Some shards answered and one did not: that is other news than a service that is gone.
+fn note_missing_shard(watch: &mut StageWatch) {
+    if watch.some_answered() {
+        watch.lessen(StageStatus::Failed, StageReason::ShardMissing);
+    }
+}
