@@ -652,3 +652,6 @@ impl<'a> Column<'a> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ use crate::{
     attributes::Attributes,
     bitmap::Bitmap,
     checksum::FileEntry,
+    cleanup::before_now,
     documents::Documents,
     filter::CompiledFilter,
     manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry},
@@ -34,6 +35,9 @@ use crate::{
 const HELD_SNAPSHOTS: usize = 2;
 /// Segments loaded at a time: enough to overlap downloads with checks.
 const CONCURRENT_LOADS: usize = 4;
+
+/// Cached files younger than this may be of a snapshot that another catalog is about to load.
+const CACHE_GRACE: Duration = Duration::from_secs(3600);
 
 /// What a service makes of a part of its own.
 pub trait PartLoader: Send + Sync + 'static {
@@ -469,6 +473,7 @@ impl<L: PartLoader> Catalog<L> {
             .manifest_versions(name)
             .await
             .map_err(|error| chain(&error))?;
+        let before = self.held_of(name);
         let mut failures = Vec::new();
         let mut current = Vec::new();
         for version in versions.iter().take(HELD_SNAPSHOTS) {
@@ -483,12 +488,34 @@ impl<L: PartLoader> Catalog<L> {
                 }
             }
         }
-        self.hold(name, self.with_predecessors(name, &current, &versions));
+        let held = self.with_predecessors(name, &current, &versions);
+        let changed = held
+            .iter()
+            .any(|snapshot| before.iter().all(|other| !Arc::ptr_eq(snapshot, other)));
+        if changed && let Err(error) = self.prune_cache(name, &held).await {
+            failures.push(format!("cache: {}", chain(&error)));
+        }
+        self.hold(name, held);
         if failures.is_empty() {
             Ok(())
         } else {
             Err(failures.join("; "))
         }
+    }
+
+    /// Removes cached files that none of these snapshots has.
+    async fn prune_cache(
+        &self,
+        name: &CollectionName,
+        snapshots: &[Arc<ServedSnapshot<L>>],
+    ) -> Result<(), SegmentError> {
+        let files = snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.manifest.files());
+        let keep = files.map(|file| file.path.clone()).collect();
+        self.store
+            .prune_cache(name, keep, before_now(CACHE_GRACE))
+            .await
     }
 
     /// The loaded snapshots, and as long as they are too few, those served so far that are still in the store.
@@ -754,3 +781,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -591,3 +591,6 @@ fn decompress(compressed: &[u8]) -> std::io::Result<Vec<u8>> {
         Ok(block)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,42 +268,38 @@ impl Condition {
 
 impl Test {
     fn evaluate(&self, column: Column<'_>, documents: u32) -> Bitmap {
-        let select = |column: Column<'_>, matches: &mut dyn Iterator<Item = bool>| {
-            documents_with(column, matches, documents)
-        };
+        let found = Bitmap::new(documents);
         match (self, column.kind) {
-            (Self::Anything, _) => select(column, &mut std::iter::repeat(true)),
+            (Self::Anything, _) => documents_with(column, std::iter::repeat(true), found),
             (Self::Words(words), AttributeType::Keyword) => {
                 let mut wanted: Vec<u32> =
                     words.iter().filter_map(|word| column.word(word)).collect();
                 wanted.sort_unstable();
-                select(
-                    column,
-                    &mut column
-                        .words()
-                        .map(|word| wanted.binary_search(&word).is_ok()),
-                )
+                let matches = column
+                    .words()
+                    .map(|word| wanted.binary_search(&word).is_ok());
+                documents_with(column, matches, found)
             }
-            (Self::Booleans { yes, no }, AttributeType::Boolean) => select(
-                column,
-                &mut column
+            (Self::Booleans { yes, no }, AttributeType::Boolean) => {
+                let matches = column
                     .booleans()
-                    .map(|value| if value { *yes } else { *no }),
-            ),
-            (_, AttributeType::Integer | AttributeType::Date) => select(
-                column,
-                &mut column
+                    .map(|value| if value { *yes } else { *no });
+                documents_with(column, matches, found)
+            }
+            (_, AttributeType::Integer | AttributeType::Date) => {
+                let matches = column
                     .integers()
-                    .map(|value| self.accepts(Number::Integer(value))),
-            ),
-            (_, AttributeType::Float) => select(
-                column,
-                &mut column
+                    .map(|value| self.accepts(Number::Integer(value)));
+                documents_with(column, matches, found)
+            }
+            (_, AttributeType::Float) => {
+                let matches = column
                     .floats()
-                    .map(|value| self.accepts(Number::Float(value))),
-            ),
+                    .map(|value| self.accepts(Number::Float(value)));
+                documents_with(column, matches, found)
+            }
             // A segment whose columns are of other types than the collection's is refused when loaded.
-            _ => Bitmap::new(documents),
+            _ => found,
         }
     }
 
@@ -361,20 +357,20 @@ fn compare_integer(integer: i64, float: f64) -> Ordering {
     integer.cmp(&whole).then(compare_floats(0.0, float.fract()))
 }
 
-/// The documents that have a value that matches; `matches` is parallel to the values of the column.
+/// Adds the documents that have a value that matches; `matches` is parallel to the values of the column.
 fn documents_with(
     column: Column<'_>,
-    matches: &mut dyn Iterator<Item = bool>,
-    documents: u32,
+    mut matches: impl Iterator<Item = bool>,
+    mut found: Bitmap,
 ) -> Bitmap {
-    let mut found = Bitmap::new(documents);
-    for (document, values) in (0..documents).zip(column.value_ranges()) {
-        if matches
-            .take(values.len())
-            .fold(false, |any, matches| any | matches)
-        {
+    for (document, values) in (0..found.bound()).zip(column.value_ranges()) {
+        let of_document = matches.by_ref().take(values.len());
+        if of_document.fold(false, |any, matches| any | matches) {
             found.set(document);
         }
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,13 @@
 //! *parts* (documents, attributes, sparse, dense), each a few files with the same passage ordinals. The
 //! [store] commits manifests atomically and hands out verified local files; the [catalog] keeps the newest
 //! snapshots of every collection open for a service.
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
 
 pub mod attributes;
 pub mod bitmap;
 pub mod catalog;
 pub mod checksum;
+pub mod cleanup;
+pub mod dense;
 pub mod documents;
 pub mod error;
 pub mod filter;
@@ -18,6 +19,8 @@ pub mod mapped;
 pub mod sparse;
 pub mod store;
 
+#[cfg(test)]
+mod fixture;
 mod layout;
 
 pub use error::SegmentError;

@@ -443,3 +443,6 @@ fn to_value(manifest: &Manifest) -> Result<Value, SegmentError> {
 fn unwritable(error: serde_json::Error) -> SegmentError {
     SegmentError::invalid(format!("manifest: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,44 +6,45 @@
 //! whole or not at all.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, buffered::BufWriter,
     local::LocalFileSystem, path::Path as Key,
 };
 use search_core::{CollectionName, error::ErrorKind};
-use tokio::{io::AsyncReadExt, task::spawn_blocking};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::spawn_blocking,
+};
 
 use crate::{
     SegmentError,
-    checksum::{FileEntry, FileHasher},
+    checksum::{FileEntry, FileHasher, is_plain_path},
     manifest::{Manifest, SegmentEntry},
 };
 
-const COLLECTIONS: &str = "collections";
+pub(crate) const COLLECTIONS: &str = "collections";
 /// What is read of a file at a time: large enough for throughput, small beside what a segment takes.
 const UPLOAD_PIECE_BYTES: usize = 1 << 20;
-/// Manifests that readers may hold: the newest two.
-const SERVED_MANIFESTS: usize = 2;
 
 /// Collections in one object store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
-    files: LocalFiles,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) files: LocalFiles,
 }
 
 /// Where files of the object store are found on the local disk.
 #[derive(Clone, Debug)]
-enum LocalFiles {
+pub(crate) enum LocalFiles {
     /// The object store is this folder.
     InPlace(PathBuf),
     /// Copies are kept in this folder.
@@ -84,7 +85,7 @@ pub struct ManifestVersion {
     pub number: u64,
     /// Tells a manifest from another one of the same number, after a collection was removed and made anew.
     pub version: String,
-    modified: SystemTime,
+    pub(crate) modified: SystemTime,
 }
 
 /// Verified local files of one part of a segment, by name.
@@ -131,15 +132,6 @@ impl PartFiles {
     }
 }
 
-/// What a clean-up removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
 impl Store {
     /// Collections in any object store; copies of its files are kept in `cache_folder`.
     #[must_use]
@@ -169,7 +161,10 @@ impl Store {
     pub fn open(location: &str, cache_folder: &Path) -> Result<Self, SegmentError> {
         match location.split_once("://") {
             None => Self::local(Path::new(location)),
-            Some(("file", path)) if path.starts_with('/') => Self::local(Path::new(path)),
+            // Percent signs would need decoding: such a folder is better named by its plain path.
+            Some(("file", path)) if path.starts_with('/') && !path.contains('%') => {
+                Self::local(Path::new(path))
+            }
             Some(("s3", bucket)) => open_s3(bucket, cache_folder),
             Some(_) => Err(unknown_location(location)),
         }
@@ -299,37 +294,22 @@ impl Store {
         local: &Path,
         path: &str,
     ) -> Result<FileEntry, SegmentError> {
+        check_plain(path)?;
         let key = key(name, path);
-        let mut file = tokio::fs::File::open(local)
-            .await
-            .map_err(SegmentError::io(local))?;
         let mut writer = BufWriter::new(Arc::clone(&self.objects), key.clone());
-        let mut hasher = FileHasher::default();
-        loop {
-            let mut piece = bytes::BytesMut::with_capacity(UPLOAD_PIECE_BYTES);
-            if file
-                .read_buf(&mut piece)
-                .await
-                .map_err(SegmentError::io(local))?
-                == 0
-            {
-                break;
+        let streamed = match stream_file(local, &mut writer, &key).await {
+            Ok(streamed) => streamed,
+            Err(error) => {
+                // Parts of it may have arrived. The first error is the one to tell; leftovers age out.
+                let _ = writer.abort().await;
+                return Err(error);
             }
-            hasher.update(&piece);
-            writer
-                .put(piece.freeze())
-                .await
-                .map_err(SegmentError::store(key.to_string()))?;
-        }
-        tokio::io::AsyncWriteExt::shutdown(&mut writer)
-            .await
-            .map_err(SegmentError::io(key.as_ref()))?;
-        let entry = FileEntry {
-            path: path.to_owned(),
-            bytes: hasher.bytes(),
-            checksum: hasher.checksum(),
         };
-        entry.check().map(|()| entry).map_err(SegmentError::invalid)
+        Ok(FileEntry {
+            path: path.to_owned(),
+            bytes: streamed.bytes(),
+            checksum: streamed.checksum(),
+        })
     }
 
     /// Stores bytes at `path` of the collection.
@@ -339,8 +319,8 @@ impl Store {
         path: &str,
         content: Bytes,
     ) -> Result<FileEntry, SegmentError> {
+        check_plain(path)?;
         let entry = FileEntry::of_bytes(path, &content);
-        entry.check().map_err(SegmentError::invalid)?;
         let key = key(name, path);
         let put = self.objects.put(&key, content.into()).await;
         put.map(|_| entry)
@@ -402,12 +382,14 @@ impl Store {
         std::fs::create_dir_all(folder).map_err(SegmentError::io(folder))?;
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(SegmentError::io(folder))?;
         let key = key(name, &entry.path);
-        let missing = |_| SegmentError::damaged(&entry.path, "is missing");
-        let object = match self.objects.get(&key).await {
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(missing(error)),
-            other => other.map_err(SegmentError::store(key.to_string()))?,
-        };
-        let mut stream = object.into_stream();
+        let object = self
+            .objects
+            .get(&key)
+            .await
+            .map_err(SegmentError::store(key.to_string()));
+        let mut stream = object
+            .map_err(|error| missing_is_damage(error, entry))?
+            .into_stream();
         let mut hasher = FileHasher::default();
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(SegmentError::store(key.to_string()))?;
@@ -423,58 +405,60 @@ impl Store {
         Ok(target)
     }
 
-    /// Removes what no served manifest needs and nobody has touched for `older_than`: old manifests, leftovers
-    /// of interrupted runs. An indexing run has to be shorter than `older_than`.
-    pub async fn delete_unreferenced(
-        &self,
-        name: &CollectionName,
-        older_than: Duration,
-    ) -> Result<Removed, SegmentError> {
-        let horizon = SystemTime::now()
-            .checked_sub(older_than)
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let kept = self.kept_keys(name, horizon).await?;
-        let folder = key(name, "");
-        let listed = self
-            .objects
-            .list(Some(&folder))
-            .try_collect::<Vec<_>>()
-            .await;
-        let metas = listed.map_err(SegmentError::store(folder.to_string()))?;
-        let mut removed = Removed::default();
-        for meta in metas {
-            if kept.contains(&meta.location) || SystemTime::from(meta.last_modified) >= horizon {
-                continue;
-            }
-            let deleted = self.objects.delete(&meta.location).await;
-            deleted.map_err(SegmentError::store(meta.location.to_string()))?;
-            removed.files += 1;
-            removed.bytes += meta.size;
-        }
-        Ok(removed)
-    }
-
-    /// The newest manifests, those younger than `horizon`, and all files that they refer to.
-    async fn kept_keys(
-        &self,
-        name: &CollectionName,
-        horizon: SystemTime,
-    ) -> Result<BTreeSet<Key>, SegmentError> {
-        let mut keys = BTreeSet::new();
-        for (place, version) in self.manifest_versions(name).await?.iter().enumerate() {
-            if place < SERVED_MANIFESTS || version.modified >= horizon {
-                keys.insert(manifest_key(name, version.number));
-                let manifest = self.manifest(name, version.number).await?;
-                keys.extend(manifest.files().map(|file| key(name, &file.path)));
-            }
-        }
-        Ok(keys)
-    }
-
     async fn read(&self, key: &Key) -> Result<Bytes, SegmentError> {
         let read = async { self.objects.get(key).await?.bytes().await };
         read.await.map_err(SegmentError::store(key.to_string()))
     }
+}
+
+/// The manifest lists the file: its absence is damage.
+fn missing_is_damage(error: SegmentError, entry: &FileEntry) -> SegmentError {
+    match error {
+        SegmentError::NotFound { .. } => SegmentError::damaged(&entry.path, "is missing"),
+        error => error,
+    }
+}
+
+fn check_plain(path: &str) -> Result<(), SegmentError> {
+    match is_plain_path(path) {
+        true => Ok(()),
+        false => Err(SegmentError::invalid(format!(
+            "file path {path:?} is not plain"
+        ))),
+    }
+}
+
+/// Writes a whole local file, and tells its length and checksum.
+async fn stream_file(
+    local: &Path,
+    writer: &mut BufWriter,
+    key: &Key,
+) -> Result<FileHasher, SegmentError> {
+    let mut file = tokio::fs::File::open(local)
+        .await
+        .map_err(SegmentError::io(local))?;
+    let mut hasher = FileHasher::default();
+    loop {
+        let mut piece = BytesMut::with_capacity(UPLOAD_PIECE_BYTES);
+        if file
+            .read_buf(&mut piece)
+            .await
+            .map_err(SegmentError::io(local))?
+            == 0
+        {
+            break;
+        }
+        hasher.update(&piece);
+        writer
+            .put(piece.freeze())
+            .await
+            .map_err(SegmentError::store(key.to_string()))?;
+    }
+    writer
+        .shutdown()
+        .await
+        .map_err(SegmentError::io(key.as_ref()))?;
+    Ok(hasher)
 }
 
 async fn verified(entry: FileEntry, local: PathBuf) -> Result<PathBuf, SegmentError> {
@@ -504,12 +488,12 @@ fn files_of(folder: &Path) -> Result<Vec<(String, PathBuf)>, SegmentError> {
     Ok(files)
 }
 
-fn key(name: &CollectionName, path: &str) -> Key {
+pub(crate) fn key(name: &CollectionName, path: &str) -> Key {
     Key::from(format!("{COLLECTIONS}/{name}/{path}"))
 }
 
 /// Twenty digits hold every number, so that keys sort as numbers do.
-fn manifest_key(name: &CollectionName, number: u64) -> Key {
+pub(crate) fn manifest_key(name: &CollectionName, number: u64) -> Key {
     key(name, &format!("manifests/{number:020}.json"))
 }
 
@@ -550,3 +534,6 @@ fn open_s3(location: &str, _cache_folder: &Path) -> Result<Store, SegmentError> 
     let reason = format!("s3://{location}: this build has no S3 support (cargo feature `s3`)");
     Err(SegmentError::invalid(reason))
 }
+
+#[cfg(test)]
+mod tests;
