@@ -98,7 +98,10 @@ fn add(counter: &AtomicU64, amount: usize) {
 }
 
 fn add_time(counter: &AtomicU64, time: Duration) {
-    counter.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    counter.fetch_add(
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+        Ordering::Relaxed,
+    );
 }
 
 /// Owns the compute threads.
@@ -190,12 +193,20 @@ impl Batcher {
             stopped: false,
         };
         let (work_arrived, counters) = (Condvar::new(), Counters::default());
-        let shared = Arc::new(Shared { state: Mutex::new(state), work_arrived, limits, counters });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            work_arrived,
+            limits,
+            counters,
+        });
         let spawn = |model| {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.work(model))
         };
-        Self { threads: models.into_iter().map(spawn).collect(), shared }
+        Self {
+            threads: models.into_iter().map(spawn).collect(),
+            shared,
+        }
     }
 
     /// Reserves places before any work is done for a job.
@@ -204,10 +215,17 @@ impl Batcher {
         let (queued_texts, limit_texts) = (state.admitted_texts, self.shared.limits.queue_texts);
         if texts > limit_texts.saturating_sub(queued_texts) {
             add(&self.shared.counters.refused_jobs, 1);
-            return Err(EncodeError::QueueFull { queued_texts, job_texts: texts, limit_texts });
+            return Err(EncodeError::QueueFull {
+                queued_texts,
+                job_texts: texts,
+                limit_texts,
+            });
         }
         state.admitted_texts += texts;
-        Ok(Admission { shared: Arc::clone(&self.shared), texts })
+        Ok(Admission {
+            shared: Arc::clone(&self.shared),
+            texts,
+        })
     }
 
     /// Puts a job, of at least one text, into its lane. Dropping the ticket abandons it.
@@ -228,12 +246,21 @@ impl Batcher {
             with_token_vectors: job.with_token_vectors,
             deadline: job.deadline,
             arrived: job.arrived,
-            progress: Mutex::new(Progress { open, vectors, remaining: texts, started: None }),
+            progress: Mutex::new(Progress {
+                open,
+                vectors,
+                remaining: texts,
+                started: None,
+            }),
         });
         state.push(&queued, job.rows);
         drop(state);
         self.shared.work_arrived.notify_all();
-        Ticket { shared: Arc::clone(&self.shared), job: queued, receiver }
+        Ticket {
+            shared: Arc::clone(&self.shared),
+            job: queued,
+            receiver,
+        }
     }
 
     pub(crate) fn stats(&self) -> BatcherStats {
@@ -283,7 +310,14 @@ impl State {
         self.next_sequence += rows.len() as u64;
         let lane = self.lane(job.priority);
         for (index, row) in rows.into_iter().enumerate() {
-            lane.push(first_sequence + index as u64, Entry { job: Arc::clone(job), index, row });
+            lane.push(
+                first_sequence + index as u64,
+                Entry {
+                    job: Arc::clone(job),
+                    index,
+                    row,
+                },
+            );
         }
     }
 
@@ -295,8 +329,14 @@ impl State {
 
     fn stop(&mut self) -> Vec<Entry> {
         self.stopped = true;
-        let lanes = [std::mem::take(&mut self.interactive), std::mem::take(&mut self.bulk)];
-        lanes.into_iter().flat_map(|lane| lane.by_length.into_values()).collect()
+        let lanes = [
+            std::mem::take(&mut self.interactive),
+            std::mem::take(&mut self.bulk),
+        ];
+        lanes
+            .into_iter()
+            .flat_map(|lane| lane.by_length.into_values())
+            .collect()
     }
 }
 
@@ -316,21 +356,42 @@ impl Lane {
     }
 
     fn remove_range(&mut self, sequences: std::ops::Range<u64>) -> Vec<Entry> {
-        let keys: Vec<_> = self.length_by_age.range(sequences).map(|(&age, &length)| (length, age)).collect();
-        keys.into_iter().filter_map(|key| self.remove(key)).collect()
+        let keys: Vec<_> = self
+            .length_by_age
+            .range(sequences)
+            .map(|(&age, &length)| (length, age))
+            .collect();
+        keys.into_iter()
+            .filter_map(|key| self.remove(key))
+            .collect()
     }
 
     fn oldest(&self) -> Option<(usize, u64)> {
-        self.length_by_age.first_key_value().map(|(&sequence, &length)| (length, sequence))
+        self.length_by_age
+            .first_key_value()
+            .map(|(&sequence, &length)| (length, sequence))
     }
 
     /// The neighbour in length that adds least padding to a batch of `count` texts up to `longest` tokens.
     fn nearest(&self, anchor: (usize, u64), longest: usize, count: usize) -> Option<Neighbour> {
-        let shorter = self.by_length.range(..anchor).next_back().map(|(&key, _)| (longest - key.0, key));
+        let shorter = self
+            .by_length
+            .range(..anchor)
+            .next_back()
+            .map(|(&key, _)| (longest - key.0, key));
         let longer = self.by_length.range(anchor..).next();
-        let longer = longer.map(|(&key, _)| (key.0.saturating_sub(longest) * count + longest.saturating_sub(key.0), key));
+        let longer = longer.map(|(&key, _)| {
+            (
+                key.0.saturating_sub(longest) * count + longest.saturating_sub(key.0),
+                key,
+            )
+        });
         let (padding, key) = [shorter, longer].into_iter().flatten().min()?;
-        Some(Neighbour { key, padding, longest: longest.max(key.0) })
+        Some(Neighbour {
+            key,
+            padding,
+            longest: longest.max(key.0),
+        })
     }
 }
 
@@ -349,9 +410,7 @@ impl Shared {
 
     fn work<M: BatchModel>(&self, mut model: M) {
         while let Some(batch) = self.next_batch() {
-            let started = Instant::now();
-            self.compute(&mut model, batch, started);
-            add_time(&self.counters.busy_ns, started.elapsed());
+            self.compute(&mut model, batch, Instant::now());
         }
     }
 
@@ -366,13 +425,18 @@ impl Shared {
             let batch = self.take_batch(&mut state);
             if dropped.is_empty() && batch.is_empty() {
                 state.idle_threads += 1;
-                state = self.work_arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .work_arrived
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 state.idle_threads -= 1;
                 continue;
             }
             drop(state);
             // Settling a job gives its places back, which takes the lock.
-            dropped.iter().for_each(|entry| entry.job.settle(Err(EncodeError::DeadlineExceeded)));
+            dropped
+                .iter()
+                .for_each(|entry| entry.job.settle(Err(EncodeError::DeadlineExceeded)));
             drop(dropped);
             if !batch.is_empty() {
                 return Some(batch);
@@ -385,7 +449,11 @@ impl Shared {
     fn drop_dead(&self, state: &mut State, now: Instant) -> Vec<Entry> {
         let mut dropped = Vec::new();
         for priority in [Priority::Interactive, Priority::Bulk] {
-            while let Some(job) = state.lane(priority).oldest_job().filter(|job| job.is_dead(now)) {
+            while let Some(job) = state
+                .lane(priority)
+                .oldest_job()
+                .filter(|job| job.is_dead(now))
+            {
                 let entries = state.remove(&job);
                 add(self.dropped_counter(&job), entries.len());
                 dropped.extend(entries);
@@ -395,21 +463,35 @@ impl Shared {
     }
 
     fn dropped_counter(&self, job: &Job) -> &AtomicU64 {
-        if job.is_abandoned() { &self.counters.abandoned_texts } else { &self.counters.expired_texts }
+        if job.is_abandoned() {
+            &self.counters.abandoned_texts
+        } else {
+            &self.counters.expired_texts
+        }
     }
 
     /// The oldest text of the first lane that has any, with its neighbours in length.
     fn take_batch(&self, state: &mut State) -> Vec<Entry> {
         let idle_threads = state.idle_threads;
-        let lane = if state.interactive.by_length.is_empty() { &mut state.bulk } else { &mut state.interactive };
-        let Some(anchor) = lane.oldest() else { return Vec::new() };
+        let lane = if state.interactive.by_length.is_empty() {
+            &mut state.bulk
+        } else {
+            &mut state.interactive
+        };
+        let Some(anchor) = lane.oldest() else {
+            return Vec::new();
+        };
         // Idle threads get their share of what is there.
-        let budget = lane.tokens.div_ceil(idle_threads + 1).min(self.limits.batch_tokens);
+        let budget = lane
+            .tokens
+            .div_ceil(idle_threads + 1)
+            .min(self.limits.batch_tokens);
         let now = Instant::now();
         let mut longest = anchor.0;
         let mut batch: Vec<Entry> = lane.remove(anchor).into_iter().collect();
         while let Some(next) = lane.nearest(anchor, longest, batch.len()) {
-            if next.padding > WORTHWHILE_PADDING_TOKENS || (batch.len() + 1) * next.longest > budget {
+            if next.padding > WORTHWHILE_PADDING_TOKENS || (batch.len() + 1) * next.longest > budget
+            {
                 break;
             }
             // A dead job's texts stay behind: they are dropped when they are the oldest.
@@ -426,23 +508,29 @@ impl Shared {
         let rows: Vec<&TokenIds> = batch.iter().map(|entry| &entry.row).collect();
         let with_token_vectors = batch.iter().any(|entry| entry.job.with_token_vectors);
         let run = catch_unwind(AssertUnwindSafe(|| model.run(&rows, with_token_vectors)));
-        self.count(&rows);
-        match run.unwrap_or(Err(ModelError::Panicked)) {
-            Ok(vectors) => {
-                add_time(&self.counters.model_ns, vectors.model_time);
-                complete(&batch, vectors, started);
-            }
+        let run = run.unwrap_or(Err(ModelError::Panicked));
+        // Counted before anyone is answered: who has an answer finds it in the counters.
+        self.count(
+            &rows,
+            run.as_ref()
+                .map_or(Duration::ZERO, |vectors| vectors.model_time),
+            started.elapsed(),
+        );
+        match run {
+            Ok(vectors) => complete(&batch, vectors, started),
             Err(error) => self.fail(&batch, error),
         }
     }
 
-    fn count(&self, rows: &[&TokenIds]) {
+    fn count(&self, rows: &[&TokenIds], model_time: Duration, busy_time: Duration) {
         let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
         let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         add(&self.counters.batches, 1);
         add(&self.counters.texts, rows.len());
         add(&self.counters.tokens, tokens);
         add(&self.counters.padding_tokens, longest * rows.len() - tokens);
+        add_time(&self.counters.model_ns, model_time);
+        add_time(&self.counters.busy_ns, busy_time);
     }
 
     fn fail(&self, batch: &[Entry], error: ModelError) {
@@ -459,8 +547,13 @@ fn complete(batch: &[Entry], vectors: BatchVectors, started: Instant) {
     let ended = Instant::now();
     let mut tokens = vectors.tokens.into_iter();
     for (entry, sentence) in batch.iter().zip(vectors.sentences) {
-        let tokens = tokens.next().filter(|_| entry.job.with_token_vectors).unwrap_or_default();
-        entry.job.complete(entry.index, sentence, tokens, started, ended);
+        let tokens = tokens
+            .next()
+            .filter(|_| entry.job.with_token_vectors)
+            .unwrap_or_default();
+        entry
+            .job
+            .complete(entry.index, sentence, tokens, started, ended);
     }
 }
 
@@ -477,10 +570,20 @@ impl Job {
     }
 
     fn is_abandoned(&self) -> bool {
-        lock(&self.progress).open.as_ref().is_none_or(|open| open.reply.is_closed())
+        lock(&self.progress)
+            .open
+            .as_ref()
+            .is_none_or(|open| open.reply.is_closed())
     }
 
-    fn complete(&self, index: usize, sentence: Vec<f32>, tokens: Vec<f32>, started: Instant, ended: Instant) {
+    fn complete(
+        &self,
+        index: usize,
+        sentence: Vec<f32>,
+        tokens: Vec<f32>,
+        started: Instant,
+        ended: Instant,
+    ) {
         let mut progress = lock(&self.progress);
         progress.vectors.sentences[index] = sentence;
         progress.vectors.tokens[index] = tokens;
@@ -520,7 +623,9 @@ impl Future for Ticket {
     type Output = Result<JobVectors, EncodeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver).poll(context).map(|answer| answer.unwrap_or(Err(EncodeError::Stopped)))
+        Pin::new(&mut self.receiver)
+            .poll(context)
+            .map(|answer| answer.unwrap_or(Err(EncodeError::Stopped)))
     }
 }
 
@@ -533,3 +638,6 @@ impl Drop for Ticket {
         self.job.settle(Err(EncodeError::Stopped));
     }
 }
+
+#[cfg(test)]
+mod tests;

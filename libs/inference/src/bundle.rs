@@ -186,7 +186,11 @@ pub struct BundleProblem {
 }
 
 fn field_prefix(field: &str) -> String {
-    if field.is_empty() { String::new() } else { format!("{field}: ") }
+    if field.is_empty() {
+        String::new()
+    } else {
+        format!("{field}: ")
+    }
 }
 
 /// Why a folder is no usable bundle: every mistake that was found.
@@ -210,7 +214,11 @@ impl BundleError {
 }
 
 fn problem(file: &Path, field: &str, message: impl ToString) -> BundleProblem {
-    BundleProblem { file: file.to_owned(), field: field.to_owned(), message: message.to_string() }
+    BundleProblem {
+        file: file.to_owned(),
+        field: field.to_owned(),
+        message: message.to_string(),
+    }
 }
 
 /// A folder that was read and found consistent in itself. Whether the model fits it is known once it is loaded.
@@ -226,19 +234,46 @@ impl Bundle {
     /// Reads a bundle folder and checks its description, its golden file and that its files are there.
     pub fn read(folder: &Path) -> Result<Self, BundleError> {
         let mut problems = missing_files(folder);
-        let description: Option<Description> = read_json(&folder.join(DESCRIPTION_FILE), &mut problems);
+        let description: Option<Description> =
+            read_json(&folder.join(DESCRIPTION_FILE), &mut problems);
         let golden: Option<Golden> = read_json(&folder.join(GOLDEN_FILE), &mut problems);
         if let Some(description) = &description {
             check_description(&folder.join(DESCRIPTION_FILE), description, &mut problems);
         }
         if let (Some(description), Some(golden)) = (&description, &golden) {
-            check_golden(&folder.join(GOLDEN_FILE), description, golden, &mut problems);
+            check_golden(
+                &folder.join(GOLDEN_FILE),
+                description,
+                golden,
+                &mut problems,
+            );
         }
-        let (true, Some(description), Some(golden)) = (problems.is_empty(), description, golden) else {
+        let (true, Some(description), Some(golden)) = (problems.is_empty(), description, golden)
+        else {
             return Err(BundleError(problems));
         };
-        let fingerprint = fingerprint(folder).map_err(|error| BundleError::one(folder, "", error))?;
-        Ok(Self { folder: folder.to_owned(), description, golden, fingerprint })
+        let fingerprint =
+            fingerprint(folder).map_err(|error| BundleError::one(folder, "", error))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            description,
+            golden,
+            fingerprint,
+        })
+    }
+
+    /// A folder that has no golden file yet: to be loaded while it is made, and read once it is whole.
+    pub(crate) fn draft(folder: &Path, description: Description) -> Self {
+        let golden = Golden {
+            origin: String::new(),
+            entries: Vec::new(),
+        };
+        Self {
+            folder: folder.to_owned(),
+            description,
+            golden,
+            fingerprint: String::new(),
+        }
     }
 
     /// The folder.
@@ -279,8 +314,13 @@ fn missing_files(folder: &Path) -> Vec<BundleProblem> {
         return vec![problem(folder, "", "no such folder")];
     }
     let needed = [DESCRIPTION_FILE, MODEL_FILE, TOKENIZER_FILE, GOLDEN_FILE];
-    let missing = needed.into_iter().map(|name| folder.join(name)).filter(|path| !path.is_file());
-    missing.map(|path| problem(&path, "", "missing: every bundle has this file")).collect()
+    let missing = needed
+        .into_iter()
+        .map(|name| folder.join(name))
+        .filter(|path| !path.is_file());
+    missing
+        .map(|path| problem(&path, "", "missing: every bundle has this file"))
+        .collect()
 }
 
 /// Nothing where the file is missing (already a problem) or wrong (now a problem).
@@ -291,7 +331,9 @@ fn read_json<T: DeserializeOwned>(path: &Path, problems: &mut Vec<BundleProblem>
     let parsed = fs::read(path)
         .map_err(|error| error.to_string())
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
-    parsed.map_err(|message| problems.push(problem(path, "", message))).ok()
+    parsed
+        .map_err(|message| problems.push(problem(path, "", message)))
+        .ok()
 }
 
 /// Collects what is wrong with the fields of one file.
@@ -310,66 +352,133 @@ impl Check<'_> {
 
 fn check_description(file: &Path, it: &Description, problems: &mut Vec<BundleProblem>) {
     let mut check = Check { file, problems };
-    check.that(it.format == FORMAT, "format", || format!("is {}; this version reads {FORMAT}", it.format));
-    check.that(!it.name.trim().is_empty(), "name", || "is empty".into());
-    check.that((1..=MAX_DIMENSIONS).contains(&it.dimensions), "dimensions", || {
-        format!("is {}, must be 1 to {MAX_DIMENSIONS}", it.dimensions)
+    check.that(it.format == FORMAT, "format", || {
+        format!("is {}; this version reads {FORMAT}", it.format)
     });
+    check.that(!it.name.trim().is_empty(), "name", || "is empty".into());
+    check.that(
+        (1..=MAX_DIMENSIONS).contains(&it.dimensions),
+        "dimensions",
+        || format!("is {}, must be 1 to {MAX_DIMENSIONS}", it.dimensions),
+    );
     check_token_vectors(&mut check, it);
     check_matryoshka(&mut check, it);
-    check.that((4..=MAX_MAX_TOKENS).contains(&it.max_tokens), "max_tokens", || {
-        format!("is {}, must be 4 to {MAX_MAX_TOKENS}", it.max_tokens)
-    });
-    for (field, prompt) in [("prompts.query", &it.prompts.query), ("prompts.passage", &it.prompts.passage)] {
-        check.that(prompt.len() <= MAX_PROMPT_BYTES, field, || format!("is longer than {MAX_PROMPT_BYTES} bytes"));
+    check.that(
+        (4..=MAX_MAX_TOKENS).contains(&it.max_tokens),
+        "max_tokens",
+        || format!("is {}, must be 4 to {MAX_MAX_TOKENS}", it.max_tokens),
+    );
+    for (field, prompt) in [
+        ("prompts.query", &it.prompts.query),
+        ("prompts.passage", &it.prompts.passage),
+    ] {
+        check.that(prompt.len() <= MAX_PROMPT_BYTES, field, || {
+            format!("is longer than {MAX_PROMPT_BYTES} bytes")
+        });
     }
-    check.that(!it.outputs.sentence.output.is_empty(), "outputs.sentence.output", || "is empty".into());
-    check.that(it.tolerance > 0.0 && it.tolerance <= MAX_TOLERANCE, "tolerance", || {
-        format!("is {}, must be above 0 and at most {MAX_TOLERANCE}", it.tolerance)
-    });
+    check.that(
+        !it.outputs.sentence.output.is_empty(),
+        "outputs.sentence.output",
+        || "is empty".into(),
+    );
+    check.that(
+        it.tolerance > 0.0 && it.tolerance <= MAX_TOLERANCE,
+        "tolerance",
+        || {
+            format!(
+                "is {}, must be above 0 and at most {MAX_TOLERANCE}",
+                it.tolerance
+            )
+        },
+    );
 }
 
 fn check_token_vectors(check: &mut Check<'_>, it: &Description) {
     let has_output = it.outputs.tokens.is_some();
-    check.that(it.token_dimensions <= MAX_DIMENSIONS, "token_dimensions", || {
-        format!("is {}, must be at most {MAX_DIMENSIONS}", it.token_dimensions)
-    });
-    check.that(has_output == (it.token_dimensions > 0), "token_dimensions", || {
-        "must be above 0 exactly where outputs.tokens is given".into()
-    });
-    check.that(it.outputs.tokens.as_deref() != Some(""), "outputs.tokens", || "is empty; null means none".into());
+    check.that(
+        it.token_dimensions <= MAX_DIMENSIONS,
+        "token_dimensions",
+        || {
+            format!(
+                "is {}, must be at most {MAX_DIMENSIONS}",
+                it.token_dimensions
+            )
+        },
+    );
+    check.that(
+        has_output == (it.token_dimensions > 0),
+        "token_dimensions",
+        || "must be above 0 exactly where outputs.tokens is given".into(),
+    );
+    check.that(
+        it.outputs.tokens.as_deref() != Some(""),
+        "outputs.tokens",
+        || "is empty; null means none".into(),
+    );
 }
 
 fn check_matryoshka(check: &mut Check<'_>, it: &Description) {
     let widths = &it.matryoshka_dimensions;
     let ascending = widths.windows(2).all(|pair| pair[0] < pair[1]);
-    let within = widths.iter().all(|&width| (1..=it.dimensions).contains(&width));
+    let within = widths
+        .iter()
+        .all(|&width| (1..=it.dimensions).contains(&width));
     check.that(ascending && within, "matryoshka_dimensions", || {
         format!("is {widths:?}, must ascend within 1 to {}", it.dimensions)
     });
 }
 
-fn check_golden(file: &Path, description: &Description, golden: &Golden, problems: &mut Vec<BundleProblem>) {
+fn check_golden(
+    file: &Path,
+    description: &Description,
+    golden: &Golden,
+    problems: &mut Vec<BundleProblem>,
+) {
     let mut check = Check { file, problems };
-    check.that(!golden.entries.is_empty(), "entries", || "is empty: a bundle needs at least one golden text".into());
+    check.that(!golden.entries.is_empty(), "entries", || {
+        "is empty: a bundle needs at least one golden text".into()
+    });
     for (index, entry) in golden.entries.iter().enumerate() {
         check_golden_entry(&mut check, description, &format!("entries[{index}]"), entry);
     }
 }
 
-fn check_golden_entry(check: &mut Check<'_>, description: &Description, path: &str, entry: &GoldenEntry) {
-    check.that(!entry.text.is_empty(), &format!("{path}.text"), || "is empty".into());
-    check.that(entry.vector.len() == description.dimensions, &format!("{path}.vector"), || {
-        format!("has {} values, bundle.json says dimensions {}", entry.vector.len(), description.dimensions)
+fn check_golden_entry(
+    check: &mut Check<'_>,
+    description: &Description,
+    path: &str,
+    entry: &GoldenEntry,
+) {
+    check.that(!entry.text.is_empty(), &format!("{path}.text"), || {
+        "is empty".into()
     });
+    check.that(
+        entry.vector.len() == description.dimensions,
+        &format!("{path}.vector"),
+        || {
+            format!(
+                "has {} values, bundle.json says dimensions {}",
+                entry.vector.len(),
+                description.dimensions
+            )
+        },
+    );
     let expected = entry.token_ids.len() * description.token_dimensions;
     let given = entry.token_vectors.as_ref().map_or(expected, Vec::len);
     check.that(given == expected, &format!("{path}.token_vectors"), || {
         format!("has {given} values, must have token_ids × token_dimensions = {expected}")
     });
-    check.that((1..=description.max_tokens).contains(&entry.token_ids.len()), &format!("{path}.token_ids"), || {
-        format!("has {} ids, must have 1 to max_tokens = {}", entry.token_ids.len(), description.max_tokens)
-    });
+    check.that(
+        (1..=description.max_tokens).contains(&entry.token_ids.len()),
+        &format!("{path}.token_ids"),
+        || {
+            format!(
+                "has {} ids, must have 1 to max_tokens = {}",
+                entry.token_ids.len(),
+                description.max_tokens
+            )
+        },
+    );
 }
 
 /// Hex SHA-256 over the sorted relative paths of all files and their contents, each with its length in front.
@@ -399,16 +508,31 @@ fn hash_content(file: &mut fs::File, hasher: &mut Sha256) -> io::Result<()> {
 }
 
 /// Relative paths use `/` everywhere, so that a bundle has one fingerprint on every system.
-fn list_files(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
+fn list_files(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    files: &mut Vec<(String, PathBuf)>,
+) -> io::Result<()> {
     if depth > MAX_FOLDER_DEPTH {
-        return Err(io::Error::other(format!("folders are nested more than {MAX_FOLDER_DEPTH} deep")));
+        return Err(io::Error::other(format!(
+            "folders are nested more than {MAX_FOLDER_DEPTH} deep"
+        )));
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| io::Error::other(format!("{name:?} is not UTF-8")))?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|name| io::Error::other(format!("{name:?} is not UTF-8")))?;
         let relative_path = format!("{prefix}{name}");
         if fs::metadata(entry.path())?.is_dir() {
-            list_files(&entry.path(), &format!("{relative_path}/"), depth + 1, files)?;
+            list_files(
+                &entry.path(),
+                &format!("{relative_path}/"),
+                depth + 1,
+                files,
+            )?;
         } else {
             files.push((relative_path, entry.path()));
         }

@@ -34,7 +34,11 @@ impl Default for EncoderOptions {
     /// most; a queue of 8,192 texts, which are some minutes of work and 16 MiB of token ids.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { threads, batch_tokens: 256, queue_texts: 8192 }
+        Self {
+            threads,
+            batch_tokens: 256,
+            queue_texts: 8192,
+        }
     }
 }
 
@@ -55,11 +59,20 @@ impl BundleEncoder {
         let bundle = Bundle::read(folder)?;
         let tokenizer = TextTokenizer::load(&bundle)?;
         let load = |_| OnnxModel::load(library, &bundle);
-        let mut models: Vec<OnnxModel> = (0..options.threads.max(1)).map(load).collect::<Result<_, _>>()?;
+        let mut models: Vec<OnnxModel> = (0..options.threads.max(1))
+            .map(load)
+            .collect::<Result<_, _>>()?;
         golden::check(&bundle, &tokenizer, &mut models[0])?;
-        let limits = BatchLimits { batch_tokens: options.batch_tokens, queue_texts: options.queue_texts };
+        let limits = BatchLimits {
+            batch_tokens: options.batch_tokens,
+            queue_texts: options.queue_texts,
+        };
         let batcher = Batcher::start(models, limits);
-        Ok(Self(Arc::new(Inner { info: bundle.info(), tokenizer, batcher })))
+        Ok(Self(Arc::new(Inner {
+            info: bundle.info(),
+            tokenizer,
+            batcher,
+        })))
     }
 
     /// What the compute threads have done so far.
@@ -93,40 +106,77 @@ impl TextEncoder for BundleEncoder {
 impl Inner {
     fn admit(&self, job: &EncodeJob) -> Result<Admission, EncodeError> {
         if job.with_token_vectors && self.info.token_dimensions == 0 {
-            return Err(EncodeError::NoTokenVectors { bundle: self.info.name.clone() });
+            return Err(EncodeError::NoTokenVectors {
+                bundle: self.info.name.clone(),
+            });
         }
         if let Some(index) = job.texts.iter().position(String::is_empty) {
-            return Err(EncodeError::InvalidText { index, reason: "is empty".into() });
+            return Err(EncodeError::InvalidText {
+                index,
+                reason: "is empty".into(),
+            });
         }
         self.batcher.admit(job.texts.len())
     }
 
-    async fn encode(self: Arc<Self>, job: EncodeJob, admission: Admission, arrived: Instant) -> Result<Encoded, EncodeError> {
-        let EncodeJob { texts, task, with_token_vectors, priority, deadline } = job;
+    async fn encode(
+        self: Arc<Self>,
+        job: EncodeJob,
+        admission: Admission,
+        arrived: Instant,
+    ) -> Result<Encoded, EncodeError> {
+        let EncodeJob {
+            texts,
+            task,
+            with_token_vectors,
+            priority,
+            deadline,
+        } = job;
         let rows = Self::tokenize(&self, texts, task).await?;
-        let read: Vec<(u32, bool)> = rows.iter().map(|row| (row.ids.len() as u32, row.truncated)).collect();
-        let job = TokenJob { rows, with_token_vectors, priority, deadline, arrived };
+        let read: Vec<(u32, bool)> = rows
+            .iter()
+            .map(|row| (row.ids.len() as u32, row.truncated))
+            .collect();
+        let job = TokenJob {
+            rows,
+            with_token_vectors,
+            priority,
+            deadline,
+            arrived,
+        };
         let vectors = self.batcher.submit(job, admission).await?;
         Ok(self.encoded(&read, with_token_vectors, vectors))
     }
 
-    async fn tokenize(this: &Arc<Self>, texts: Vec<String>, task: Task) -> Result<Vec<TokenIds>, EncodeError> {
+    async fn tokenize(
+        this: &Arc<Self>,
+        texts: Vec<String>,
+        task: Task,
+    ) -> Result<Vec<TokenIds>, EncodeError> {
         if texts.iter().map(String::len).sum::<usize>() <= INLINE_TOKENIZE_BYTES {
             return this.rows(&texts, task);
         }
         let this = Arc::clone(this);
         let rows = tokio::task::spawn_blocking(move || this.rows(&texts, task));
-        rows.await.map_err(|error| EncodeError::Model(Arc::new(error)))?
+        rows.await
+            .map_err(|error| EncodeError::Model(Arc::new(error)))?
     }
 
     fn rows(&self, texts: &[String], task: Task) -> Result<Vec<TokenIds>, EncodeError> {
         let row = |(index, text): (usize, &String)| {
-            self.tokenizer.encode(text, task).map_err(|reason| EncodeError::InvalidText { index, reason })
+            self.tokenizer
+                .encode(text, task)
+                .map_err(|reason| EncodeError::InvalidText { index, reason })
         };
         texts.iter().enumerate().map(row).collect()
     }
 
-    fn encoded(&self, read: &[(u32, bool)], with_token_vectors: bool, vectors: JobVectors) -> Encoded {
+    fn encoded(
+        &self,
+        read: &[(u32, bool)],
+        with_token_vectors: bool,
+        vectors: JobVectors,
+    ) -> Encoded {
         Encoded {
             vectors: vectors.sentences.concat(),
             token_vectors: with_token_vectors.then_some(vectors.tokens),

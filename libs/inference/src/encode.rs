@@ -109,7 +109,9 @@ pub enum EncodeError {
         bundle: String,
     },
     /// Too much work is waiting already.
-    #[error("the encoder's queue is full: {queued_texts} texts wait, {job_texts} more do not fit into {limit_texts}")]
+    #[error(
+        "the encoder's queue is full: {queued_texts} texts wait, {job_texts} more do not fit into {limit_texts}"
+    )]
     QueueFull {
         /// Texts that wait or are being computed.
         queued_texts: usize,

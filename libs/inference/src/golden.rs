@@ -13,7 +13,9 @@ const SHOWN_CHARS: usize = 40;
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
     /// Other token ids: another tokenizer.
-    #[error("golden text {index} (\"{text}\"): the tokenizer gives {got:?} from token {from} on, golden.json has {expected:?}")]
+    #[error(
+        "golden text {index} (\"{text}\"): the tokenizer gives {got:?} from token {from} on, golden.json has {expected:?}"
+    )]
     Tokens {
         /// Which entry of the golden file.
         index: usize,
@@ -69,10 +71,16 @@ impl From<ModelError> for GoldenError {
 }
 
 /// Checks every golden text.
-pub(crate) fn check<M: BatchModel>(bundle: &Bundle, tokenizer: &TextTokenizer, model: &mut M) -> Result<(), GoldenError> {
+pub(crate) fn check<M: BatchModel>(
+    bundle: &Bundle,
+    tokenizer: &TextTokenizer,
+    model: &mut M,
+) -> Result<(), GoldenError> {
     let entries: Vec<(usize, &GoldenEntry)> = bundle.golden().entries.iter().enumerate().collect();
     for chunk in entries.chunks(ENTRIES_PER_BATCH) {
-        let rows = chunk.iter().map(|&(index, entry)| check_tokens(tokenizer, index, entry));
+        let rows = chunk
+            .iter()
+            .map(|&(index, entry)| check_tokens(tokenizer, index, entry));
         let rows: Vec<TokenIds> = rows.collect::<Result<_, _>>()?;
         let with_token_vectors = chunk.iter().any(|(_, entry)| entry.token_vectors.is_some());
         let vectors = model.run(&rows.iter().collect::<Vec<_>>(), with_token_vectors)?;
@@ -81,20 +89,45 @@ pub(crate) fn check<M: BatchModel>(bundle: &Bundle, tokenizer: &TextTokenizer, m
     Ok(())
 }
 
-fn check_tokens(tokenizer: &TextTokenizer, index: usize, entry: &GoldenEntry) -> Result<TokenIds, GoldenError> {
+fn check_tokens(
+    tokenizer: &TextTokenizer,
+    index: usize,
+    entry: &GoldenEntry,
+) -> Result<TokenIds, GoldenError> {
     let failed = |reason| GoldenError::Text { index, reason };
-    let row = tokenizer.encode(&entry.text, entry.task.into()).map_err(failed)?;
+    let row = tokenizer
+        .encode(&entry.text, entry.task.into())
+        .map_err(failed)?;
     if row.ids == entry.token_ids {
         return Ok(row);
     }
-    let from = row.ids.iter().zip(&entry.token_ids).take_while(|(got, expected)| got == expected).count();
+    let from = row
+        .ids
+        .iter()
+        .zip(&entry.token_ids)
+        .take_while(|(got, expected)| got == expected)
+        .count();
     let shown = |ids: &[u32]| ids.iter().skip(from).take(4).copied().collect();
-    Err(GoldenError::Tokens { index, text: beginning(entry), from, got: shown(&row.ids), expected: shown(&entry.token_ids) })
+    Err(GoldenError::Tokens {
+        index,
+        text: beginning(entry),
+        from,
+        got: shown(&row.ids),
+        expected: shown(&entry.token_ids),
+    })
 }
 
-fn check_vectors(chunk: &[(usize, &GoldenEntry)], vectors: &BatchVectors, tolerance: f32) -> Result<(), GoldenError> {
+fn check_vectors(
+    chunk: &[(usize, &GoldenEntry)],
+    vectors: &BatchVectors,
+    tolerance: f32,
+) -> Result<(), GoldenError> {
     for (row, &(index, entry)) in chunk.iter().enumerate() {
-        let compare = Compare { index, entry, tolerance };
+        let compare = Compare {
+            index,
+            entry,
+            tolerance,
+        };
         compare.values("vector", &vectors.sentences[row], &entry.vector)?;
         if let Some(expected) = &entry.token_vectors {
             compare.values("token_vectors", &vectors.tokens[row], expected)?;
@@ -112,8 +145,13 @@ struct Compare<'a> {
 impl Compare<'_> {
     /// Both have the widths that the bundle declares: the model and the golden file were checked against it.
     fn values(&self, what: &'static str, got: &[f32], expected: &[f32]) -> Result<(), GoldenError> {
-        let differences = got.iter().zip(expected).map(|(got, expected)| (got - expected).abs());
-        let Some((component, difference)) = differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)) else {
+        let differences = got
+            .iter()
+            .zip(expected)
+            .map(|(got, expected)| (got - expected).abs());
+        let Some((component, difference)) =
+            differences.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
+        else {
             return Ok(());
         };
         if difference <= self.tolerance {

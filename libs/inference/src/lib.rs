@@ -10,19 +10,24 @@ mod bundle;
 mod bundle_encoder;
 mod encode;
 mod golden;
+mod make;
 mod model;
+pub mod pull;
 mod runtime;
 mod split;
 mod tokenizer;
 
 pub use batcher::BatcherStats;
 pub use bundle::{
-    Bundle, BundleError, BundleProblem, BundleTask, Description, Golden, GoldenEntry, GoldenTask, Outputs, Pooling,
-    Prompts, SentenceOutput,
+    Bundle, BundleError, BundleProblem, BundleTask, Description, Golden, GoldenEntry, GoldenTask,
+    Outputs, Pooling, Prompts, SentenceOutput,
 };
 pub use bundle_encoder::{BundleEncoder, EncoderOptions};
-pub use encode::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task, TextEncoder};
+pub use encode::{
+    BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task, TextEncoder,
+};
 pub use golden::GoldenError;
+pub use make::{Made, MakeError, MakeOptions, make_bundle};
 pub use model::LoadError;
 pub use runtime::RuntimeError;
 pub use split::split_passages;

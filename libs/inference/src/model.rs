@@ -14,7 +14,11 @@ use crate::tokenizer::TokenIds;
 /// What a batch is run on: the ONNX model, or a stand-in in the batcher's tests.
 pub(crate) trait BatchModel: Send + 'static {
     /// Vectors for all rows, in their order. Never called without rows.
-    fn run(&mut self, rows: &[&TokenIds], with_token_vectors: bool) -> Result<BatchVectors, ModelError>;
+    fn run(
+        &mut self,
+        rows: &[&TokenIds],
+        with_token_vectors: bool,
+    ) -> Result<BatchVectors, ModelError>;
 }
 
 /// The vectors of one batch.
@@ -34,7 +38,12 @@ pub(crate) enum ModelError {
     #[error("ONNX Runtime failed")]
     Runtime(#[from] ort::Error),
     #[error("output {output} has the shape {shape:?} for {rows} texts of up to {tokens} tokens")]
-    Shape { output: String, shape: Vec<i64>, rows: usize, tokens: usize },
+    Shape {
+        output: String,
+        shape: Vec<i64>,
+        rows: usize,
+        tokens: usize,
+    },
     #[error("output {output} has a vector that is zero or not finite")]
     NoDirection { output: String },
     #[error("the computation panicked")]
@@ -108,7 +117,12 @@ impl OnnxModel {
         check_outputs(&file, &session, bundle)?;
         let sentence = description.outputs.sentence.output.as_str();
         let tokens = description.outputs.tokens.as_deref();
-        let options = |names: &[&str]| select(names).map_err(|cause| LoadError::Graph { file: file.clone(), cause });
+        let options = |names: &[&str]| {
+            select(names).map_err(|cause| LoadError::Graph {
+                file: file.clone(),
+                cause,
+            })
+        };
         Ok(Self {
             inputs,
             sentence_only: options(&[sentence])?,
@@ -139,28 +153,29 @@ impl OnnxModel {
     }
 }
 
-/// The graph's inputs and outputs as it declares them.
-pub(crate) struct Signature {
-    pub(crate) inputs: Vec<String>,
-    /// Name and shape; −1 where a dimension is open.
-    pub(crate) outputs: Vec<(String, Vec<i64>)>,
-}
-
-/// Loads a graph only to see what it takes and gives.
-pub(crate) fn signature(library: &Path, file: &Path) -> Result<Signature, LoadError> {
+/// The names and shapes of a graph's outputs as it declares them; −1 where a dimension is open.
+pub(crate) fn output_shapes(
+    library: &Path,
+    file: &Path,
+) -> Result<Vec<(String, Vec<i64>)>, LoadError> {
     let session = open_session(library, file)?;
-    let outputs = session.outputs().iter().map(|outlet| (outlet.name().to_owned(), shape_of(outlet).unwrap_or_default()));
-    Ok(Signature {
-        inputs: session.inputs().iter().map(|outlet| outlet.name().to_owned()).collect(),
-        outputs: outputs.collect(),
-    })
+    let name_and_shape = |outlet: &Outlet| {
+        (
+            outlet.name().to_owned(),
+            shape_of(outlet).unwrap_or_default(),
+        )
+    };
+    Ok(session.outputs().iter().map(name_and_shape).collect())
 }
 
 /// One intra-op thread: as many sessions as cores give the same throughput as one session over all cores, a batch
 /// does not wait for the slowest of several threads, and nothing spins beside the other services of a process.
 fn open_session(library: &Path, file: &Path) -> Result<Session, LoadError> {
     let environment = runtime::environment(library)?;
-    let failed = |cause: ort::Error| LoadError::Graph { file: file.to_owned(), cause };
+    let failed = |cause: ort::Error| LoadError::Graph {
+        file: file.to_owned(),
+        cause,
+    };
     Session::builder(&environment)
         .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Level3)?))
         .and_then(|builder| Ok(builder.with_intra_threads(1)?))
@@ -171,15 +186,26 @@ fn open_session(library: &Path, file: &Path) -> Result<Session, LoadError> {
 fn understood_inputs(file: &Path, session: &Session) -> Result<Vec<Input>, BundleError> {
     let mut inputs = Vec::new();
     for outlet in session.inputs() {
-        let wrong = |message: String| Err(BundleError::one(file, &format!("inputs.{}", outlet.name()), message));
+        let wrong = |message: String| {
+            Err(BundleError::one(
+                file,
+                &format!("inputs.{}", outlet.name()),
+                message,
+            ))
+        };
         let Some(input) = Input::named(outlet.name()) else {
-            return wrong("is not understood; known are input_ids, attention_mask and token_type_ids".into());
+            return wrong(
+                "is not understood; known are input_ids, attention_mask and token_type_ids".into(),
+            );
         };
         if outlet.dtype().tensor_type() != Some(TensorElementType::Int64) {
             return wrong(format!("is {}, must be a tensor of int64", outlet.dtype()));
         }
         if shape_of(outlet).is_none_or(|shape| shape != [-1, -1]) {
-            return wrong(format!("is {}, must be [batch, tokens] with both open: export with dynamic axes", outlet.dtype()));
+            return wrong(format!(
+                "is {}, must be [batch, tokens] with both open: export with dynamic axes",
+                outlet.dtype()
+            ));
         }
         inputs.push(input);
     }
@@ -199,37 +225,72 @@ fn shape_of(outlet: &Outlet) -> Option<Vec<i64>> {
 fn check_outputs(file: &Path, session: &Session, bundle: &Bundle) -> Result<(), BundleError> {
     let description = bundle.description();
     let sentence = &description.outputs.sentence;
-    let rank = if sentence.pooling == Pooling::None { 2 } else { 3 };
-    check_output(file, session, &sentence.output, rank, description.dimensions)?;
+    let rank = if sentence.pooling == Pooling::None {
+        2
+    } else {
+        3
+    };
+    check_output(
+        file,
+        session,
+        &sentence.output,
+        rank,
+        description.dimensions,
+    )?;
     match &description.outputs.tokens {
         Some(tokens) => check_output(file, session, tokens, 3, description.token_dimensions),
         None => Ok(()),
     }
 }
 
-fn check_output(file: &Path, session: &Session, name: &str, rank: usize, width: usize) -> Result<(), BundleError> {
+fn check_output(
+    file: &Path,
+    session: &Session,
+    name: &str,
+    rank: usize,
+    width: usize,
+) -> Result<(), BundleError> {
     let field = format!("outputs.{name}");
-    let Some(outlet) = session.outputs().iter().find(|outlet| outlet.name() == name) else {
+    let Some(outlet) = session
+        .outputs()
+        .iter()
+        .find(|outlet| outlet.name() == name)
+    else {
         let known: Vec<&str> = session.outputs().iter().map(Outlet::name).collect();
-        return Err(BundleError::one(file, &field, format!("is missing; the graph gives {}", known.join(", "))));
+        return Err(BundleError::one(
+            file,
+            &field,
+            format!("is missing; the graph gives {}", known.join(", ")),
+        ));
     };
     let is_f32 = outlet.dtype().tensor_type() == Some(TensorElementType::Float32);
     let shape = shape_of(outlet).unwrap_or_default();
-    let width_fits = shape.last().is_some_and(|&last| last == -1 || usize::try_from(last) == Ok(width));
+    let width_fits = shape
+        .last()
+        .is_some_and(|&last| last == -1 || usize::try_from(last) == Ok(width));
     if is_f32 && shape.len() == rank && width_fits {
         return Ok(());
     }
-    let message = format!("is {}; bundle.json needs {rank} dimensions of f32, the last {width}", outlet.dtype());
+    let message = format!(
+        "is {}; bundle.json needs {rank} dimensions of f32, the last {width}",
+        outlet.dtype()
+    );
     Err(BundleError::one(file, &field, message))
 }
 
 fn select(names: &[&str]) -> ort::Result<RunOptions<HasSelectedOutputs>> {
-    let selector = names.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
+    let selector = names
+        .iter()
+        .fold(OutputSelector::no_default(), |selector, name| {
+            selector.with(*name)
+        });
     Ok(RunOptions::new()?.with_outputs(selector))
 }
 
 fn distinct<'a>(sentence: &'a str, tokens: Option<&'a str>) -> Vec<&'a str> {
-    std::iter::once(sentence).chain(tokens.filter(|&name| name != sentence)).collect()
+    std::iter::once(sentence)
+        .chain(tokens.filter(|&name| name != sentence))
+        .collect()
 }
 
 fn refill(cells: &mut Vec<i64>, count: usize, value: i64) {
@@ -244,7 +305,11 @@ fn copy_ids(cells: &mut [i64], ids: &[u32]) {
 }
 
 impl BatchModel for OnnxModel {
-    fn run(&mut self, rows: &[&TokenIds], with_token_vectors: bool) -> Result<BatchVectors, ModelError> {
+    fn run(
+        &mut self,
+        rows: &[&TokenIds],
+        with_token_vectors: bool,
+    ) -> Result<BatchVectors, ModelError> {
         let tokens = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         self.fill(rows, tokens);
         let shape = [rows.len(), tokens];
@@ -257,19 +322,37 @@ impl BatchModel for OnnxModel {
             };
             values.push(TensorRef::from_array_view((shape, cells.as_slice()))?.into());
         }
-        let options = if with_token_vectors { &self.with_tokens } else { &self.sentence_only };
+        let options = if with_token_vectors {
+            &self.with_tokens
+        } else {
+            &self.sentence_only
+        };
         let started = Instant::now();
         let outputs = self.session.run_with_options(values.as_slice(), options)?;
         let model_time = started.elapsed();
 
         let states = States { rows, tokens };
         let sentence = &self.outputs.sentence;
-        let sentences = states.sentences(&outputs[sentence.output.as_str()], &sentence.output, sentence.pooling, self.dimensions)?;
-        let tokens = match self.outputs.tokens.as_deref().filter(|_| with_token_vectors) {
+        let sentences = states.sentences(
+            &outputs[sentence.output.as_str()],
+            &sentence.output,
+            sentence.pooling,
+            self.dimensions,
+        )?;
+        let tokens = match self
+            .outputs
+            .tokens
+            .as_deref()
+            .filter(|_| with_token_vectors)
+        {
             Some(name) => states.token_vectors(&outputs[name], name, self.token_dimensions)?,
             None => Vec::new(),
         };
-        Ok(BatchVectors { sentences, tokens, model_time })
+        Ok(BatchVectors {
+            sentences,
+            tokens,
+            model_time,
+        })
     }
 }
 
@@ -280,32 +363,68 @@ struct States<'a> {
 }
 
 impl States<'_> {
-    fn sentences(&self, value: &DynValue, name: &str, pooling: Pooling, width: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn sentences(
+        &self,
+        value: &DynValue,
+        name: &str,
+        pooling: Pooling,
+        width: usize,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
         if pooling == Pooling::None {
             let data = self.data(value, name, &[self.rows.len(), width])?;
-            return data.chunks_exact(width).map(|row| unit(row.to_vec(), name)).collect();
+            return data
+                .chunks_exact(width)
+                .map(|row| unit(row.to_vec(), name))
+                .collect();
         }
         let data = self.data(value, name, &[self.rows.len(), self.tokens, width])?;
-        self.real(data, width).map(|states| unit(pool(states, pooling, width), name)).collect()
+        self.real(data, width)
+            .map(|states| unit(pool(states, pooling, width), name))
+            .collect()
     }
 
-    fn token_vectors(&self, value: &DynValue, name: &str, width: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn token_vectors(
+        &self,
+        value: &DynValue,
+        name: &str,
+        width: usize,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
         let data = self.data(value, name, &[self.rows.len(), self.tokens, width])?;
-        self.real(data, width).map(|states| unit_rows(states.to_vec(), width, name)).collect()
+        self.real(data, width)
+            .map(|states| unit_rows(states.to_vec(), width, name))
+            .collect()
     }
 
     /// Each row's states without its padding.
     fn real<'d>(&'d self, data: &'d [f32], width: usize) -> impl Iterator<Item = &'d [f32]> {
         let rows = data.chunks_exact(self.tokens * width);
-        rows.zip(self.rows).map(move |(states, row)| &states[..row.ids.len() * width])
+        rows.zip(self.rows)
+            .map(move |(states, row)| &states[..row.ids.len() * width])
     }
 
-    fn data<'v>(&self, value: &'v DynValue, name: &str, expected: &[usize]) -> Result<&'v [f32], ModelError> {
+    fn data<'v>(
+        &self,
+        value: &'v DynValue,
+        name: &str,
+        expected: &[usize],
+    ) -> Result<&'v [f32], ModelError> {
         let (shape, data) = value.try_extract_tensor::<f32>()?;
         let fits = shape.len() == expected.len()
-            && shape.iter().zip(expected).all(|(&got, &wanted)| usize::try_from(got) == Ok(wanted));
+            && shape
+                .iter()
+                .zip(expected)
+                .all(|(&got, &wanted)| usize::try_from(got) == Ok(wanted));
         let (rows, tokens) = (self.rows.len(), self.tokens);
-        if fits { Ok(data) } else { Err(ModelError::Shape { output: name.to_owned(), shape: shape.to_vec(), rows, tokens }) }
+        if fits {
+            Ok(data)
+        } else {
+            Err(ModelError::Shape {
+                output: name.to_owned(),
+                shape: shape.to_vec(),
+                rows,
+                tokens,
+            })
+        }
     }
 }
 
@@ -337,16 +456,26 @@ fn unit(mut vector: Vec<f32>, output: &str) -> Result<Vec<f32>, ModelError> {
 }
 
 fn unit_rows(mut vectors: Vec<f32>, width: usize, output: &str) -> Result<Vec<f32>, ModelError> {
-    vectors.chunks_exact_mut(width).try_for_each(|vector| make_unit(vector, output))?;
+    vectors
+        .chunks_exact_mut(width)
+        .try_for_each(|vector| make_unit(vector, output))?;
     Ok(vectors)
 }
 
 fn make_unit(vector: &mut [f32], output: &str) -> Result<(), ModelError> {
-    let norm = vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    let norm = vector
+        .iter()
+        .map(|&value| f64::from(value).powi(2))
+        .sum::<f64>()
+        .sqrt();
     if !norm.is_finite() || norm == 0.0 {
-        return Err(ModelError::NoDirection { output: output.to_owned() });
+        return Err(ModelError::NoDirection {
+            output: output.to_owned(),
+        });
     }
-    vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
+    vector
+        .iter_mut()
+        .for_each(|value| *value = (f64::from(*value) / norm) as f32);
     Ok(())
 }
 
@@ -366,7 +495,10 @@ mod tests {
     #[test]
     fn a_vector_without_direction_is_refused() {
         for wrong in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
-            assert!(matches!(unit(wrong.to_vec(), "x"), Err(ModelError::NoDirection { .. })));
+            assert!(matches!(
+                unit(wrong.to_vec(), "x"),
+                Err(ModelError::NoDirection { .. })
+            ));
         }
         assert_eq!(unit(vec![3.0, 4.0], "x").unwrap(), [0.6, 0.8]);
     }

@@ -49,14 +49,22 @@ pub enum RuntimeError {
 
 /// The environment over the library at `library`; loads it the first time.
 pub(crate) fn environment(library: &Path) -> Result<Environment, RuntimeError> {
-    let library = library.canonicalize().map_err(|_| RuntimeError::Missing(library.to_owned()))?;
+    let library = library
+        .canonicalize()
+        .map_err(|_| RuntimeError::Missing(library.to_owned()))?;
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     match &*loaded {
         Some(it) if it.library == library => Ok(it.environment.clone()),
-        Some(it) => Err(RuntimeError::AnotherLoaded { asked: library, loaded: it.library.clone() }),
+        Some(it) => Err(RuntimeError::AnotherLoaded {
+            asked: library,
+            loaded: it.library.clone(),
+        }),
         None => {
             let environment = start(&library)?;
-            *loaded = Some(Loaded { library, environment: environment.clone() });
+            *loaded = Some(Loaded {
+                library,
+                environment: environment.clone(),
+            });
             Ok(environment)
         }
     }
@@ -64,8 +72,14 @@ pub(crate) fn environment(library: &Path) -> Result<Environment, RuntimeError> {
 
 fn start(library: &Path) -> Result<Environment, RuntimeError> {
     let path = || library.to_owned();
-    let builder = ort::init_from(library).map_err(|cause| RuntimeError::Load { path: path(), cause })?;
+    let builder = ort::init_from(library).map_err(|cause| RuntimeError::Load {
+        path: path(),
+        cause,
+    })?;
     // The user's searches are nobody else's business.
     let builder = builder.with_name("finemesh").with_telemetry(false);
-    builder.build().map_err(|cause| RuntimeError::Start { path: path(), cause })
+    builder.build().map_err(|cause| RuntimeError::Start {
+        path: path(),
+        cause,
+    })
 }

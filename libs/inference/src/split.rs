@@ -15,11 +15,21 @@ pub fn split_passages(
     overlap_tokens: usize,
 ) -> Vec<Range<usize>> {
     let size = passage_tokens.max(1);
-    let cuts = Cuts { spans, overlap: overlap_tokens.min(size - 1), size };
+    let cuts = Cuts {
+        spans,
+        overlap: overlap_tokens.min(size - 1),
+        size,
+    };
     let mut passages: Vec<Range<usize>> = Vec::new();
     for tokens in cuts.token_ranges() {
-        let begin = if tokens.start == 0 { 0 } else { boundary(text, spans[tokens.start].start) };
-        let end = spans.get(tokens.end).map_or(text.len(), |next| boundary(text, next.start));
+        let begin = if tokens.start == 0 {
+            0
+        } else {
+            boundary(text, spans[tokens.start].start)
+        };
+        let end = spans
+            .get(tokens.end)
+            .map_or(text.len(), |next| boundary(text, next.start));
         // Several tokens can share one character: a cut between them would give nothing.
         if begin < end && passages.last().is_none_or(|last| last.end < end) {
             passages.push(begin..end);
@@ -31,7 +41,10 @@ pub fn split_passages(
 /// The start of the character that holds byte `at`.
 fn boundary(text: &str, at: usize) -> usize {
     let at = at.min(text.len());
-    (0..=at).rev().find(|&byte| text.is_char_boundary(byte)).unwrap_or(0)
+    (0..=at)
+        .rev()
+        .find(|&byte| text.is_char_boundary(byte))
+        .unwrap_or(0)
 }
 
 struct Cuts<'a> {
@@ -44,7 +57,10 @@ impl Cuts<'_> {
     fn token_ranges(&self) -> Vec<Range<usize>> {
         let (mut ranges, mut start) = (Vec::new(), 0);
         while self.spans.len() - start > self.size {
-            let end = self.word_start(start + self.balanced_size(self.spans.len() - start), start + self.overlap);
+            let end = self.word_start(
+                start + self.balanced_size(self.spans.len() - start),
+                start + self.overlap,
+            );
             ranges.push(start..end);
             start = self.word_start(end - self.overlap, start);
         }
@@ -98,7 +114,9 @@ mod tests {
     }
 
     fn tokens_within(spans: &[Range<usize>], passage: &Range<usize>) -> Vec<usize> {
-        (0..spans.len()).filter(|&i| passage.start <= spans[i].start && spans[i].end <= passage.end).collect()
+        (0..spans.len())
+            .filter(|&i| passage.start <= spans[i].start && spans[i].end <= passage.end)
+            .collect()
     }
 
     proptest! {
@@ -148,7 +166,10 @@ mod tests {
 
     #[test]
     fn a_short_text_is_one_passage_and_an_empty_one_none() {
-        assert_eq!(split_passages(" one two ", &pieces(" one two "), 2, 1), [0..9]);
+        assert_eq!(
+            split_passages(" one two ", &pieces(" one two "), 2, 1),
+            [0..9]
+        );
         assert!(split_passages("", &[], 5, 1).is_empty());
     }
 
@@ -159,9 +180,15 @@ mod tests {
         assert_eq!(passages, [0..text.len()]);
         let text = "aaabbbccc dddeeefff ggghhhiii jjjkkklll mmmnnnooo pppqqqrrr";
         let passages = split_passages(text, &pieces(text), 16, 0);
-        assert_eq!(passages.iter().map(|p| &text[p.clone()]).collect::<Vec<_>>(), [
-            "aaabbbccc dddeeefff ggghhhiii ",
-            "jjjkkklll mmmnnnooo pppqqqrrr"
-        ]);
+        assert_eq!(
+            passages
+                .iter()
+                .map(|p| &text[p.clone()])
+                .collect::<Vec<_>>(),
+            [
+                "aaabbbccc dddeeefff ggghhhiii ",
+                "jjjkkklll mmmnnnooo pppqqqrrr"
+            ]
+        );
     }
 }

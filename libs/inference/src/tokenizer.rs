@@ -38,8 +38,13 @@ impl TextTokenizer {
         let description = bundle.description();
         let whole = load_plain(&file, description.lowercase)?;
         let mut truncating = whole.clone();
-        let limit = TruncationParams { max_length: description.max_tokens, ..TruncationParams::default() };
-        truncating.with_truncation(Some(limit)).map_err(|error| BundleError::one(&file, "max_tokens", error))?;
+        let limit = TruncationParams {
+            max_length: description.max_tokens,
+            ..TruncationParams::default()
+        };
+        truncating
+            .with_truncation(Some(limit))
+            .map_err(|error| BundleError::one(&file, "max_tokens", error))?;
         Ok(Self {
             truncating,
             whole,
@@ -70,9 +75,16 @@ impl TextTokenizer {
     }
 
     pub(crate) fn spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError> {
-        let invalid = |error: tokenizers::Error| EncodeError::InvalidText { index: 0, reason: error.to_string() };
+        let invalid = |error: tokenizers::Error| EncodeError::InvalidText {
+            index: 0,
+            reason: error.to_string(),
+        };
         let encoding = self.whole.encode(text, false).map_err(invalid)?;
-        Ok(encoding.get_offsets().iter().map(|&(begin, end)| begin..end).collect())
+        Ok(encoding
+            .get_offsets()
+            .iter()
+            .map(|&(begin, end)| begin..end)
+            .collect())
     }
 }
 
@@ -84,7 +96,9 @@ fn load_plain(file: &Path, lowercase: bool) -> Result<Tokenizer, BundleError> {
     tokenizer.with_padding(None);
     if lowercase {
         let rest = tokenizer.get_normalizer().cloned();
-        let steps = std::iter::once(NormalizerWrapper::from(Lowercase)).chain(rest).collect();
+        let steps = std::iter::once(NormalizerWrapper::from(Lowercase))
+            .chain(rest)
+            .collect();
         tokenizer.with_normalizer(Some(NormalizerWrapper::from(Sequence::new(steps))));
     }
     Ok(tokenizer)
@@ -92,7 +106,15 @@ fn load_plain(file: &Path, lowercase: bool) -> Result<Tokenizer, BundleError> {
 
 /// The id that the tokenizer's file pads with, or else the id of a token that is called so.
 pub(crate) fn pad_token_id(file: &Path) -> Result<Option<u32>, BundleError> {
-    let tokenizer = Tokenizer::from_file(file).map_err(|error| BundleError::one(file, "", error))?;
-    let named = || ["[PAD]", "<pad>", "<|padding|>", "<|endoftext|>"].iter().find_map(|name| tokenizer.token_to_id(name));
-    Ok(tokenizer.get_padding().map(|padding| padding.pad_id).or_else(named))
+    let tokenizer =
+        Tokenizer::from_file(file).map_err(|error| BundleError::one(file, "", error))?;
+    let named = || {
+        ["[PAD]", "<pad>", "<|padding|>", "<|endoftext|>"]
+            .iter()
+            .find_map(|name| tokenizer.token_to_id(name))
+    };
+    Ok(tokenizer
+        .get_padding()
+        .map(|padding| padding.pad_id)
+        .or_else(named))
 }

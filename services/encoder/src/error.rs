@@ -1,0 +1,65 @@
+//! What can go wrong with a request, and which kind of failure it is for the caller.
+
+use inference::EncodeError;
+use search_core::{ErrorKind, FieldError};
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// Another bundle is served than the caller's vectors come from.
+    #[error("the caller expects the encoder bundle {expected}, served is {served} ({name})")]
+    OtherBundle {
+        /// The fingerprint that the caller expects.
+        expected: String,
+        /// The fingerprint that is served.
+        served: String,
+        /// The name of the served bundle.
+        name: String,
+    },
+    /// The encoder did not encode.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+impl Error {
+    /// The kind, for the status.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::OtherBundle { .. } => ErrorKind::FailedPrecondition,
+            Self::Encode(error) => kind_of(error),
+        }
+    }
+
+    /// The field of the request that is wrong, if it is one.
+    #[must_use]
+    pub fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::Invalid(field) => vec![field.clone()],
+            Self::Encode(EncodeError::InvalidText { index, reason }) => {
+                vec![FieldError::new(format!("texts[{index}]"), reason)]
+            }
+            Self::Encode(EncodeError::NoTokenVectors { bundle }) => {
+                let message = format!("bundle {bundle} has no token vectors");
+                vec![FieldError::new("with_token_vectors", message)]
+            }
+            Self::OtherBundle { .. } | Self::Encode(_) => Vec::new(),
+        }
+    }
+}
+
+fn kind_of(error: &EncodeError) -> ErrorKind {
+    match error {
+        EncodeError::InvalidText { .. } | EncodeError::NoTokenVectors { .. } => {
+            ErrorKind::InvalidArgument
+        }
+        EncodeError::QueueFull { .. } => ErrorKind::ResourceExhausted,
+        EncodeError::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        EncodeError::Stopped => ErrorKind::Unavailable,
+        EncodeError::Model(_) => ErrorKind::Internal,
+    }
+}

@@ -1,0 +1,216 @@
+//! The contract `finemesh.encoder.v1`: requests are checked, texts encoded, vectors packed.
+
+use std::sync::Arc;
+
+use inference::{EncoderInfo, Task};
+use search_core::FieldError;
+use search_proto::convert;
+use search_proto::encoder::encoder_service_server::{EncoderService, EncoderServiceServer};
+use search_proto::encoder::{
+    self as wire, DescribeRequest, DescribeResponse, EncodeRequest, EncodeResponse, TokenVectors,
+};
+use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::app::{self, App, Encodings};
+use crate::error::Error;
+
+/// Most texts of one request.
+const MAX_TEXTS: usize = 1024;
+/// Most bytes of one text: many times what a model reads.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
+/// What an answer holds beside its vectors.
+const ANSWER_OVERHEAD_BYTES: usize = 64 * 1024;
+
+impl App {
+    /// Adds the service to a server.
+    pub fn add_to(self: &Arc<Self>, server: &mut ServerBuilder) {
+        let service = EncoderServiceServer::from_arc(Arc::clone(self))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        server.add(service, self.readiness());
+    }
+
+    async fn answer_encode(
+        &self,
+        request: Request<EncodeRequest>,
+    ) -> Result<EncodeResponse, Error> {
+        let deadline = deadline_of(&request);
+        let request = request.into_inner();
+        self.check_fingerprint(&request.expected_fingerprint)?;
+        let task = task_from_wire(request.task)?;
+        check_texts(&request, self.info())?;
+        let span = tracing::info_span!(
+            "encode texts",
+            texts = request.texts.len(),
+            cached_texts = tracing::field::Empty,
+            truncated_texts = tracing::field::Empty,
+            tokens = tracing::field::Empty,
+            queue_us = tracing::field::Empty,
+            compute_us = tracing::field::Empty,
+        );
+        let (texts, with_token_vectors) = (request.texts, request.with_token_vectors);
+        let encode = self.encode(app::Request {
+            texts,
+            task,
+            with_token_vectors,
+            deadline,
+        });
+        let encodings = encode.instrument(span.clone()).await?;
+        let answer = answer_to_wire(encodings, self.info(), with_token_vectors);
+        record(&span, &answer);
+        Ok(answer)
+    }
+
+    fn check_fingerprint(&self, expected: &str) -> Result<(), Error> {
+        let info = self.info();
+        if expected.is_empty() || expected == info.fingerprint {
+            return Ok(());
+        }
+        Err(Error::OtherBundle {
+            expected: expected.to_owned(),
+            served: info.fingerprint.clone(),
+            name: info.name.clone(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl EncoderService for App {
+    async fn encode(
+        &self,
+        request: Request<EncodeRequest>,
+    ) -> Result<Response<EncodeResponse>, Status> {
+        self.answer_encode(request)
+            .await
+            .map(Response::new)
+            .map_err(|error| status(&error))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let info = self.info();
+        Ok(Response::new(DescribeResponse {
+            name: info.name.clone(),
+            fingerprint: info.fingerprint.clone(),
+            dimensions: info.dimensions as u32,
+            token_dimensions: info.token_dimensions as u32,
+            max_tokens: info.max_tokens as u32,
+            matryoshka_dimensions: info
+                .matryoshka_dimensions
+                .iter()
+                .map(|&width| width as u32)
+                .collect(),
+        }))
+    }
+}
+
+fn status(error: &Error) -> Status {
+    if let Error::Encode(cause @ inference::EncodeError::Model(source)) = error {
+        tracing::error!(error = %cause, cause = %source, "encoding failed");
+    }
+    service_kit::status::status(error.kind(), error, error.fields())
+}
+
+fn task_from_wire(task: i32) -> Result<Task, FieldError> {
+    match wire::Task::try_from(task) {
+        Ok(wire::Task::Query) => Ok(Task::Query),
+        Ok(wire::Task::Passage) => Ok(Task::Passage),
+        Ok(wire::Task::Unspecified) | Err(_) => Err(convert::unknown_number("task", task)),
+    }
+}
+
+fn check_texts(request: &EncodeRequest, info: &EncoderInfo) -> Result<(), FieldError> {
+    if request.with_token_vectors && info.token_dimensions == 0 {
+        return Err(FieldError::new(
+            "with_token_vectors",
+            format!("bundle {} has no token vectors", info.name),
+        ));
+    }
+    let most = most_texts(request.with_token_vectors, info);
+    if !(1..=most).contains(&request.texts.len()) {
+        let message = format!(
+            "has {} texts, must have 1 to {most} {}",
+            request.texts.len(),
+            why(request)
+        );
+        return Err(FieldError::new("texts", message.trim_end()));
+    }
+    request
+        .texts
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, text)| check_text(index, text))
+}
+
+/// Whatever comes out has to fit into a message.
+fn most_texts(with_token_vectors: bool, info: &EncoderInfo) -> usize {
+    let token_numbers = if with_token_vectors {
+        info.max_tokens * info.token_dimensions
+    } else {
+        0
+    };
+    let text_bytes = (info.dimensions + token_numbers) * size_of::<f32>();
+    MAX_TEXTS.min(((MAX_MESSAGE_BYTES - ANSWER_OVERHEAD_BYTES) / text_bytes.max(1)).max(1))
+}
+
+fn why(request: &EncodeRequest) -> &'static str {
+    if request.with_token_vectors {
+        "where token vectors are wanted"
+    } else {
+        ""
+    }
+}
+
+fn check_text(index: usize, text: &str) -> Result<(), FieldError> {
+    let wrong = |message: String| Err(FieldError::new(format!("texts[{index}]"), message));
+    match text.len() {
+        0 => wrong("is empty".into()),
+        bytes if bytes > MAX_TEXT_BYTES => wrong(format!(
+            "has {bytes} bytes, must have at most {MAX_TEXT_BYTES}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn answer_to_wire(
+    encodings: Encodings,
+    info: &EncoderInfo,
+    with_token_vectors: bool,
+) -> EncodeResponse {
+    let mut vectors = Vec::with_capacity(encodings.texts.len() * info.dimensions);
+    encodings
+        .texts
+        .iter()
+        .for_each(|text| vectors.extend_from_slice(&text.vector));
+    let token_vectors = encodings
+        .texts
+        .iter()
+        .filter(|_| with_token_vectors)
+        .map(|text| TokenVectors {
+            dimensions: info.token_dimensions as u32,
+            vectors: text.token_vectors.clone().unwrap_or_default(),
+        });
+    EncodeResponse {
+        dimensions: info.dimensions as u32,
+        vectors,
+        token_vectors: token_vectors.collect(),
+        fingerprint: info.fingerprint.clone(),
+        tokens: encodings.texts.iter().map(|text| text.tokens).collect(),
+        truncated_texts: encodings.truncated_texts,
+        cached_texts: encodings.cached_texts,
+        timing: Some(convert::timing_to_wire(encodings.queue, encodings.compute)),
+    }
+}
+
+fn record(span: &tracing::Span, answer: &EncodeResponse) {
+    span.record("cached_texts", answer.cached_texts);
+    span.record("truncated_texts", answer.truncated_texts);
+    span.record("tokens", answer.tokens.iter().sum::<u32>());
+    let timing = answer.timing.unwrap_or_default();
+    span.record("queue_us", timing.queue_us);
+    span.record("compute_us", timing.compute_us);
+}
