@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use search_core::Deadline;
-use search_proto::dense::dense_retriever_service_server::{DenseRetrieverService, DenseRetrieverServiceServer};
+use search_proto::dense::dense_retriever_service_server::{
+    DenseRetrieverService, DenseRetrieverServiceServer,
+};
 use search_proto::encoder::encoder_service_server::{EncoderService, EncoderServiceServer};
-use search_proto::sparse::sparse_retriever_service_server::{SparseRetrieverService, SparseRetrieverServiceServer};
+use search_proto::sparse::sparse_retriever_service_server::{
+    SparseRetrieverService, SparseRetrieverServiceServer,
+};
 use search_proto::{common, dense, encoder, sparse};
 use service_kit::{Readiness, ServerBuilder, ServerLimits, deadline_of};
 use tonic::{Request, Response, Status};
@@ -54,7 +58,10 @@ impl<Question: Clone + Send, Answer: Send> Script<Question, Answer> {
     }
 
     /// What calls get when there is no step left. Without it: UNIMPLEMENTED.
-    pub fn always(&self, answer: impl Fn(&Question) -> Result<Answer, Status> + Send + 'static) -> &Self {
+    pub fn always(
+        &self,
+        answer: impl Fn(&Question) -> Result<Answer, Status> + Send + 'static,
+    ) -> &Self {
         self.lock().always = Some(Box::new(answer));
         self
     }
@@ -82,7 +89,12 @@ impl<Question: Clone + Send, Answer: Send> Script<Question, Answer> {
         let mut state = self.lock();
         let step = state.steps.pop_front().unwrap_or_else(|| {
             let unscripted = || Err(Status::unimplemented("the script has no step left"));
-            Step::Now(state.always.as_ref().map_or_else(unscripted, |answer| answer(&question)))
+            Step::Now(
+                state
+                    .always
+                    .as_ref()
+                    .map_or_else(unscripted, |answer| answer(&question)),
+            )
         });
         state.asked.push(Asked { question, deadline });
         step
@@ -95,14 +107,22 @@ impl<Question: Clone + Send, Answer: Send> Script<Question, Answer> {
 
 impl<Question, Answer> Default for Script<Question, Answer> {
     fn default() -> Self {
-        let state = State { steps: VecDeque::new(), always: None, asked: Vec::new() };
-        Self { state: Arc::new(Mutex::new(state)) }
+        let state = State {
+            steps: VecDeque::new(),
+            always: None,
+            asked: Vec::new(),
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 }
 
 impl<Question, Answer> Clone for Script<Question, Answer> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state) }
+        Self {
+            state: Arc::clone(&self.state),
+        }
     }
 }
 
@@ -149,7 +169,9 @@ impl FakeEncoder {
     /// Serves it inside this process.
     #[must_use]
     pub fn host(&self, name: &str) -> Hosted {
-        host(name, |server| server.add(EncoderServiceServer::new(self.clone()), &Readiness::ready()))
+        host(name, |server| {
+            server.add(EncoderServiceServer::new(self.clone()), &Readiness::ready())
+        })
     }
 }
 
@@ -157,7 +179,12 @@ impl FakeSparse {
     /// Serves it inside this process.
     #[must_use]
     pub fn host(&self, name: &str) -> Hosted {
-        host(name, |server| server.add(SparseRetrieverServiceServer::new(self.clone()), &Readiness::ready()))
+        host(name, |server| {
+            server.add(
+                SparseRetrieverServiceServer::new(self.clone()),
+                &Readiness::ready(),
+            )
+        })
     }
 }
 
@@ -165,7 +192,12 @@ impl FakeDense {
     /// Serves it inside this process.
     #[must_use]
     pub fn host(&self, name: &str) -> Hosted {
-        host(name, |server| server.add(DenseRetrieverServiceServer::new(self.clone()), &Readiness::ready()))
+        host(name, |server| {
+            server.add(
+                DenseRetrieverServiceServer::new(self.clone()),
+                &Readiness::ready(),
+            )
+        })
     }
 }
 
@@ -204,11 +236,17 @@ impl SparseRetrieverService for FakeSparse {
         self.search.play(request).await
     }
 
-    async fn score(&self, request: Request<sparse::ScoreRequest>) -> Result<Response<sparse::ScoreResponse>, Status> {
+    async fn score(
+        &self,
+        request: Request<sparse::ScoreRequest>,
+    ) -> Result<Response<sparse::ScoreResponse>, Status> {
         self.score.play(request).await
     }
 
-    async fn fetch(&self, request: Request<sparse::FetchRequest>) -> Result<Response<sparse::FetchResponse>, Status> {
+    async fn fetch(
+        &self,
+        request: Request<sparse::FetchRequest>,
+    ) -> Result<Response<sparse::FetchResponse>, Status> {
         self.fetch.play(request).await
     }
 
@@ -222,11 +260,17 @@ impl SparseRetrieverService for FakeSparse {
 
 #[tonic::async_trait]
 impl DenseRetrieverService for FakeDense {
-    async fn search(&self, request: Request<dense::SearchRequest>) -> Result<Response<dense::SearchResponse>, Status> {
+    async fn search(
+        &self,
+        request: Request<dense::SearchRequest>,
+    ) -> Result<Response<dense::SearchResponse>, Status> {
         self.search.play(request).await
     }
 
-    async fn score(&self, request: Request<dense::ScoreRequest>) -> Result<Response<dense::ScoreResponse>, Status> {
+    async fn score(
+        &self,
+        request: Request<dense::ScoreRequest>,
+    ) -> Result<Response<dense::ScoreResponse>, Status> {
         self.score.play(request).await
     }
 

@@ -63,8 +63,14 @@ impl HashEncoder {
         let counts = job.texts.iter().map(|text| words(text).count());
         let too_long = counts.clone().filter(|count| *count > MAX_TOKENS);
         Ok(Encoded {
-            vectors: job.texts.iter().flat_map(|text| self.vector(text)).collect(),
-            token_vectors: job.with_token_vectors.then(|| self.token_vectors(&job.texts)),
+            vectors: job
+                .texts
+                .iter()
+                .flat_map(|text| self.vector(text))
+                .collect(),
+            token_vectors: job
+                .with_token_vectors
+                .then(|| self.token_vectors(&job.texts)),
             truncated_texts: too_long.count().try_into().unwrap_or(u32::MAX),
             tokens: counts.map(|count| count.min(MAX_TOKENS) as u32).collect(),
             queue: Duration::ZERO,
@@ -73,7 +79,12 @@ impl HashEncoder {
     }
 
     fn token_vectors(&self, texts: &[String]) -> Vec<Vec<f32>> {
-        let of_text = |text: &String| words(text).take(MAX_TOKENS).flat_map(|word| self.vector(word)).collect();
+        let of_text = |text: &String| {
+            words(text)
+                .take(MAX_TOKENS)
+                .flat_map(|word| self.vector(word))
+                .collect()
+        };
         texts.iter().map(of_text).collect()
     }
 }
@@ -115,7 +126,11 @@ fn signed_unit(random: u64) -> f32 {
 }
 
 fn unit(mut vector: Vec<f32>) -> Vec<f32> {
-    let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let norm = vector
+        .iter()
+        .map(|value| f64::from(*value).powi(2))
+        .sum::<f64>()
+        .sqrt();
     if norm < 1e-6 {
         // No words, or words that cancel out: any direction is as good.
         vector[0] = 1.0;
@@ -148,7 +163,10 @@ mod tests {
     use super::*;
 
     fn cosine(left: &[f32], right: &[f32]) -> f32 {
-        left.iter().zip(right).map(|(left, right)| left * right).sum()
+        left.iter()
+            .zip(right)
+            .map(|(left, right)| left * right)
+            .sum()
     }
 
     #[test]

@@ -16,11 +16,17 @@ impl Hosted {
     pub fn start(name: &str, server: Server) -> Self {
         let (listener, channel) = in_process(name);
         let served = async move {
-            if let Err(error) = server.serve_in_process(listener, std::future::pending()).await {
+            if let Err(error) = server
+                .serve_in_process(listener, std::future::pending())
+                .await
+            {
                 panic!("an in-process server failed: {error}");
             }
         };
-        Self { channel, served: tokio::spawn(served) }
+        Self {
+            channel,
+            served: tokio::spawn(served),
+        }
     }
 
     /// A channel to it.

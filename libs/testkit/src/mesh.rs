@@ -11,8 +11,8 @@ use search_core::Filter;
 use search_proto::convert::filter_to_wire;
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::index::{
-    DeleteRequest, DeleteResponse, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine, Lines,
-    index_event, index_request,
+    DeleteRequest, DeleteResponse, IndexEvent, IndexRequest, IndexSettings, IndexSummary,
+    InvalidLine, Lines, index_event, index_request,
 };
 use search_proto::search::search_service_client::SearchServiceClient;
 use search_proto::search::{SearchRequest, SearchResponse};
@@ -96,7 +96,7 @@ impl Mesh {
     /// As [`Mesh::start`].
     pub async fn start_with(options: MeshOptions, documents: &[Document]) -> Result<Self> {
         let runs = options.runs;
-        let mesh = Self::start_empty(options).await?;
+        let mesh = Self::serve(options, tempfile::tempdir()?)?;
         let run_size = documents.len().div_ceil(runs).max(1);
         for run in documents.chunks(run_size) {
             mesh.index(run).await.context("indexing")?;
@@ -105,10 +105,23 @@ impl Mesh {
         Ok(mesh)
     }
 
-    async fn start_empty(options: MeshOptions) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+    /// Ends all services and starts them anew over what is stored.
+    ///
+    /// # Errors
+    /// When a service does not start.
+    pub async fn restart(self) -> Result<Self> {
+        let Self {
+            options, folder, ..
+        } = self;
+        let mesh = Self::serve(options, folder)?;
+        mesh.refresh().await;
+        Ok(mesh)
+    }
+
+    fn serve(options: MeshOptions, folder: TempDir) -> Result<Self> {
         let store = Store::local(folder.path())?;
-        let encoder_app = encoder::App::start(encoder::Config::default(), Arc::clone(&options.encoder));
+        let encoder_app =
+            encoder::App::start(encoder::Config::default(), Arc::clone(&options.encoder));
         let encoder = host("encoder", |server| encoder_app.add_to(server))?;
         let (sparse_apps, sparse) = sparse_replicas(&options, &store)?;
         let (dense_apps, dense) = dense_replicas(&options, &store)?;
@@ -118,8 +131,10 @@ impl Mesh {
             dense: dense.iter().map(Hosted::channel).collect(),
         };
         let orchestrator_app = orchestrator::App::start(orchestrator::Config::default(), peers);
-        let indexer_config = validated(|problems| options.indexer.clone().validate("indexer", problems))?;
-        let indexer_app = indexer::App::start(indexer_config, store, Arc::clone(&options.encoder), None);
+        let indexer_config =
+            validated(|problems| options.indexer.clone().validate("indexer", problems))?;
+        let indexer_app =
+            indexer::App::start(indexer_config, store, Arc::clone(&options.encoder), None);
         Ok(Self {
             indexer: host("indexer", |server| indexer_app.add_to(server))?,
             orchestrator: host("orchestrator", |server| orchestrator_app.add_to(server))?,
@@ -148,13 +163,14 @@ impl Mesh {
         for dense in &self.dense_apps {
             dense.refresh().await;
         }
-        self.orchestrator_app.refresh().await;
+        self.orchestrator_app.poke().await;
     }
 
     /// A client of the orchestrator.
     #[must_use]
     pub fn search_client(&self) -> SearchServiceClient<MeshChannel> {
-        SearchServiceClient::new(self.orchestrator.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        SearchServiceClient::new(self.orchestrator.channel())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// A client of the indexer.
@@ -186,18 +202,36 @@ impl Mesh {
     pub async fn index(&self, documents: &[Document]) -> Result<IndexSummary, Status> {
         let lines = documents.iter().map(Document::line).collect();
         let outcome = self.index_lines(self.settings(), lines).await?;
-        outcome.summary.ok_or_else(|| Status::internal("the run ended without a summary"))
+        outcome
+            .summary
+            .ok_or_else(|| Status::internal("the run ended without a summary"))
     }
 
     /// Indexes raw lines of a file `test.jsonl` in one run.
     ///
     /// # Errors
     /// The status that the indexer answered.
-    pub async fn index_lines(&self, settings: IndexSettings, lines: Vec<Vec<u8>>) -> Result<IndexOutcome, Status> {
-        let first = IndexRequest { part: Some(index_request::Part::Settings(settings)) };
-        let file = Lines { file: "test.jsonl".to_owned(), first_line: 1, lines };
-        let second = IndexRequest { part: Some(index_request::Part::Lines(file)) };
-        let mut events = self.index_client().index(tokio_stream::iter([first, second])).await?.into_inner();
+    pub async fn index_lines(
+        &self,
+        settings: IndexSettings,
+        lines: Vec<Vec<u8>>,
+    ) -> Result<IndexOutcome, Status> {
+        let first = IndexRequest {
+            part: Some(index_request::Part::Settings(settings)),
+        };
+        let file = Lines {
+            file: "test.jsonl".to_owned(),
+            first_line: 1,
+            lines,
+        };
+        let second = IndexRequest {
+            part: Some(index_request::Part::Lines(file)),
+        };
+        let mut events = self
+            .index_client()
+            .index(tokio_stream::iter([first, second]))
+            .await?
+            .into_inner();
         let mut outcome = IndexOutcome::default();
         while let Some(event) = events.message().await? {
             outcome.add(event);
@@ -264,14 +298,18 @@ pub fn request(query: &str) -> SearchRequest {
 /// When it is not of that grammar.
 #[must_use]
 pub fn filter(text: &str) -> search_proto::common::Filter {
-    let parsed: Filter = search_core::filter_grammar::parse(text).expect("a test writes valid filters");
+    let parsed: Filter =
+        search_core::filter_grammar::parse(text).expect("a test writes valid filters");
     filter_to_wire(&parsed)
 }
 
 fn host(name: &str, add: impl FnOnce(&mut ServerBuilder)) -> Result<Hosted> {
     let mut server = ServerBuilder::new(ServerLimits::default());
     add(&mut server);
-    Ok(Hosted::start(name, server.build(search_proto::FILE_DESCRIPTOR_SET)?))
+    Ok(Hosted::start(
+        name,
+        server.build(search_proto::FILE_DESCRIPTOR_SET)?,
+    ))
 }
 
 fn validated<T>(validate: impl FnOnce(&mut Problems) -> T) -> Result<T> {
@@ -282,13 +320,21 @@ fn validated<T>(validate: impl FnOnce(&mut Problems) -> T) -> Result<T> {
 
 type Replicas<App> = (Vec<Arc<App>>, Vec<Hosted>);
 
-fn sparse_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<sparse_retriever::App>> {
+fn sparse_replicas(
+    options: &MeshOptions,
+    store: &Store,
+) -> Result<Replicas<sparse_retriever::App>> {
     let mut replicas = (Vec::new(), Vec::new());
     for (index, shards) in options.replicas.iter().enumerate() {
-        let raw = sparse_retriever::RawConfig { shards: shards.clone(), ..Default::default() };
+        let raw = sparse_retriever::RawConfig {
+            shards: shards.clone(),
+            ..Default::default()
+        };
         let config = validated(|problems| raw.validate("sparse_retriever", problems))?;
         let app = sparse_retriever::App::start(config, store.clone());
-        replicas.1.push(host(&format!("sparse-{index}"), |server| app.add_to(server))?);
+        replicas.1.push(host(&format!("sparse-{index}"), |server| {
+            app.add_to(server)
+        })?);
         replicas.0.push(app);
     }
     Ok(replicas)
@@ -297,10 +343,15 @@ fn sparse_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<spar
 fn dense_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<dense_retriever::App>> {
     let mut replicas = (Vec::new(), Vec::new());
     for (index, shards) in options.replicas.iter().enumerate() {
-        let raw = dense_retriever::RawConfig { shards: shards.clone(), ..Default::default() };
+        let raw = dense_retriever::RawConfig {
+            shards: shards.clone(),
+            ..Default::default()
+        };
         let config = validated(|problems| raw.validate("dense_retriever", problems))?;
-        let app = dense_retriever::App::start(config, store.clone());
-        replicas.1.push(host(&format!("dense-{index}"), |server| app.add_to(server))?);
+        let app = dense_retriever::App::start(config, store.clone())?;
+        replicas.1.push(host(&format!("dense-{index}"), |server| {
+            app.add_to(server)
+        })?);
         replicas.0.push(app);
     }
     Ok(replicas)

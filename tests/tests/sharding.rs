@@ -1,0 +1,140 @@
+//! How a collection is cut never changes an answer: 1 or 4 shards, 1 or 10 segments, one replica or many, ties included.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use prost::Message;
+use search_proto::search::SearchRequest;
+use testkit::corpus::{Document, ties, wordy};
+use testkit::{HashEncoder, Mesh, MeshOptions, filter, request};
+
+const QUERIES: [&str; 6] = [
+    "search",
+    "search index deadline",
+    "\"search index\"",
+    "+recall fusion -query",
+    "bundle snapshot codes rotation",
+    "same words",
+];
+
+/// A mesh of this cut. The encoder says that it was trained for prefixes: a rotation is fitted on the first run, and the
+/// first of ten runs is not the whole.
+async fn cut(shards: u32, runs: usize, replicas: Vec<Vec<u32>>, documents: &[Document]) -> Mesh {
+    let options = MeshOptions {
+        shards,
+        runs,
+        replicas,
+        encoder: Arc::new(HashEncoder::new(64).with_matryoshka_dimensions(&[16, 32])),
+        ..MeshOptions::default()
+    };
+    Mesh::start_with(options, documents).await.unwrap()
+}
+
+fn everywhere() -> Vec<Vec<u32>> {
+    vec![Vec::new()]
+}
+
+/// Every hit as bytes; addresses say where a passage lies, which is what differs.
+async fn bytes(mesh: &Mesh, pipeline: &str, query: &str, condition: Option<&str>) -> Vec<Vec<u8>> {
+    let asked = SearchRequest {
+        pipeline: pipeline.to_owned(),
+        k: Some(1000),
+        explain: true,
+        filter: condition.map(filter),
+        ..request(query)
+    };
+    let answer = mesh.ask(asked).await.unwrap();
+    assert!(!answer.degraded, "{:#?}", answer.stages);
+    let without_address = answer.hits.into_iter().map(|mut hit| {
+        hit.address = 0;
+        hit.encode_to_vec()
+    });
+    without_address.collect()
+}
+
+async fn assert_same(left: &Mesh, right: &Mesh, what: &str) {
+    for pipeline in ["sparse", "dense", "hybrid"] {
+        for query in QUERIES {
+            for condition in [None, Some("number < 200")] {
+                let expected = bytes(left, pipeline, query, condition).await;
+                let got = bytes(right, pipeline, query, condition).await;
+                assert_eq!(
+                    expected.len(),
+                    got.len(),
+                    "{what}: {pipeline} {query} {condition:?}"
+                );
+                let differs = expected
+                    .iter()
+                    .zip(&got)
+                    .position(|(left, right)| left != right);
+                assert_eq!(differs, None, "{what}: {pipeline} {query} {condition:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_and_segments_change_nothing() {
+    let documents = wordy(500);
+    let whole = cut(1, 1, everywhere(), &documents).await;
+    for (shards, runs) in [(4, 1), (1, 10), (4, 10)] {
+        let parts = cut(shards, runs, everywhere(), &documents).await;
+        assert_same(&whole, &parts, &format!("{shards} shards, {runs} runs")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_share_the_shards_change_nothing() {
+    let documents = wordy(300);
+    let whole = cut(1, 1, everywhere(), &documents).await;
+    let spread = cut(4, 2, vec![vec![0, 1], vec![2, 3], vec![1, 2]], &documents).await;
+    assert_same(&whole, &spread, "3 replicas").await;
+}
+
+/// The rotation is fitted on a sample of the collection, not of a shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_knows_no_shards() {
+    let documents = wordy(300);
+    let start = |shards| {
+        let options = MeshOptions {
+            shards,
+            ..MeshOptions::default()
+        };
+        Mesh::start_with(options, &documents)
+    };
+    let (whole, parts) = (start(1).await.unwrap(), start(4).await.unwrap());
+    assert_same(&whole, &parts, "rotated, 4 shards").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_ties_are_ordered_by_id() {
+    let documents = ties(3000);
+    let mut expected: Vec<&str> = documents
+        .iter()
+        .map(|document| document.id.as_str())
+        .collect();
+    expected.sort_unstable();
+    let whole = cut(1, 1, everywhere(), &documents).await;
+    let parts = cut(4, 10, everywhere(), &documents).await;
+    for mesh in [&whole, &parts] {
+        for pipeline in ["sparse", "dense", "hybrid"] {
+            let asked = SearchRequest {
+                pipeline: pipeline.to_owned(),
+                k: Some(500),
+                ..request("same words")
+            };
+            let answer = mesh.ask(asked).await.unwrap();
+            let ids: Vec<&str> = answer.hits.iter().map(|hit| hit.id.as_str()).collect();
+            assert_eq!(ids, expected[..500], "{pipeline}");
+        }
+    }
+    for pipeline in ["sparse", "dense", "hybrid"] {
+        let left = bytes(&whole, pipeline, "same words", None).await;
+        assert_eq!(
+            left,
+            bytes(&parts, pipeline, "same words", None).await,
+            "{pipeline}"
+        );
+    }
+}
