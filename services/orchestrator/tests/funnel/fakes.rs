@@ -1,0 +1,581 @@
+//! Scripted peers over in-process connections: they answer from a table of passages whose scores the test chose.
+
+use orchestrator::{App, Config, Peers, RawConfig};
+use search_core::Address;
+use search_proto::dense::dense_retriever_service_server::{
+    DenseRetrieverService, DenseRetrieverServiceServer,
+};
+use search_proto::encoder::encoder_service_server::{EncoderService, EncoderServiceServer};
+use search_proto::search::search_service_client::SearchServiceClient;
+use search_proto::sparse::sparse_retriever_service_server::{
+    SparseRetrieverService, SparseRetrieverServiceServer,
+};
+use search_proto::{common, dense, encoder, search, sparse};
+use service_kit::{
+    MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of, in_process, now,
+};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tonic::{Code, Request, Response, Status};
+
+pub(crate) const COLLECTION: &str = "docs";
+pub(crate) const FINGERPRINT: &str = "f00d";
+
+/// One passage, with what the retrievers say about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Passage {
+    pub(crate) address: Address,
+    pub(crate) shard: u32,
+    pub(crate) document_id: String,
+    pub(crate) passage: u32,
+    /// 0: no term matches.
+    pub(crate) sparse: f32,
+    pub(crate) dense: f32,
+    pub(crate) excluded: bool,
+}
+
+/// What the peers do; tests change it while they run.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) passages: Vec<Passage>,
+    pub(crate) shards: u32,
+    /// Snapshots that the sparse and the dense retrievers announce.
+    pub(crate) sparse_held: Vec<u64>,
+    pub(crate) dense_held: Vec<u64>,
+    /// Snapshots that stage calls accept; others were retired.
+    pub(crate) accepted: BTreeSet<u64>,
+    /// Shards that retrievers announce; empty: all.
+    pub(crate) announced_shards: Vec<u32>,
+    pub(crate) index_fingerprint: String,
+    pub(crate) encoder_fingerprint: String,
+    /// Fails calls: the call's name, the shard (none: every one), how.
+    pub(crate) failures: Vec<(&'static str, Option<u32>, Code)>,
+    /// Calls that never answer.
+    pub(crate) hanging: Vec<&'static str>,
+    pub(crate) refused_segments: u32,
+    /// Addresses that the sparse retriever does not have.
+    pub(crate) unknown_to_sparse: BTreeSet<u64>,
+    /// Name of each stage call, and milliseconds that its deadline left.
+    pub(crate) log: Vec<(String, Option<u128>)>,
+}
+
+impl Script {
+    pub(crate) fn new(passages: Vec<Passage>, shards: u32) -> Self {
+        Self {
+            passages,
+            shards,
+            sparse_held: vec![1],
+            dense_held: vec![1],
+            accepted: BTreeSet::from([1]),
+            announced_shards: Vec::new(),
+            index_fingerprint: FINGERPRINT.to_owned(),
+            encoder_fingerprint: FINGERPRINT.to_owned(),
+            failures: Vec::new(),
+            hanging: Vec::new(),
+            refused_segments: 0,
+            unknown_to_sparse: BTreeSet::new(),
+            log: Vec::new(),
+        }
+    }
+
+    fn described(&self, numbers: &[u64]) -> common::DescribeResponse {
+        let all: Vec<u32> = (0..self.shards).collect();
+        let held_shards = if self.announced_shards.is_empty() {
+            all
+        } else {
+            self.announced_shards.clone()
+        };
+        let held = |number: &u64| common::HeldSnapshot {
+            snapshot: Some(common::Snapshot {
+                collection: COLLECTION.to_owned(),
+                number: *number,
+            }),
+            shards: self.shards,
+            held_shards: held_shards.clone(),
+            encoder_fingerprint: self.index_fingerprint.clone(),
+            passages: self.passages.len() as u64,
+            refused_segments: Vec::new(),
+        };
+        common::DescribeResponse {
+            snapshots: numbers.iter().map(held).collect(),
+        }
+    }
+
+    fn best(
+        &self,
+        shard: u32,
+        limit: u32,
+        score: impl Fn(&Passage) -> Option<f32>,
+    ) -> common::Candidates {
+        let mut found: Vec<(f32, &Passage)> = self
+            .passages
+            .iter()
+            .filter(|passage| passage.shard == shard)
+            .filter_map(|passage| Some((score(passage)?, passage)))
+            .collect();
+        found.sort_by(|(left_score, left), (right_score, right)| {
+            let by_id = (&left.document_id, left.passage).cmp(&(&right.document_id, right.passage));
+            right_score.total_cmp(left_score).then(by_id)
+        });
+        found.truncate(limit as usize);
+        common::Candidates {
+            addresses: found
+                .iter()
+                .map(|(_, passage)| passage.address.to_u64())
+                .collect(),
+            scores: found.iter().map(|(score, _)| *score).collect(),
+        }
+    }
+
+    fn find(&self, address: u64) -> Option<&Passage> {
+        self.passages
+            .iter()
+            .find(|passage| passage.address.to_u64() == address)
+    }
+}
+
+/// The peers share one script; `failing` belongs to one replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Fake {
+    pub(crate) script: Arc<Mutex<Script>>,
+    /// Every stage call to this replica fails.
+    pub(crate) is_broken: bool,
+}
+
+const TIMING: Option<common::Timing> = Some(common::Timing {
+    queue_us: 3,
+    compute_us: 5,
+});
+
+impl Fake {
+    fn read<T>(&self, read: impl FnOnce(&Script) -> T) -> T {
+        read(&self.script.lock().unwrap())
+    }
+
+    /// Logs the call, and fails it or lets it hang where the script says so.
+    async fn enter<T>(
+        &self,
+        call: &'static str,
+        request: &Request<T>,
+        snapshot: Option<&common::Snapshot>,
+        shard: u32,
+    ) -> Result<(), Status> {
+        let left = deadline_of(request)
+            .map(|deadline| deadline.remaining(now()).unwrap_or_default().as_millis());
+        self.script
+            .lock()
+            .unwrap()
+            .log
+            .push((call.to_owned(), left));
+        if self.read(|script| script.hanging.contains(&call)) {
+            std::future::pending::<()>().await;
+        }
+        if self.is_broken {
+            return Err(Status::unavailable("scripted"));
+        }
+        let failure = self.read(|script| {
+            let is_meant = |(name, at, _): &&(&str, Option<u32>, Code)| {
+                *name == call && at.is_none_or(|at| at == shard)
+            };
+            script
+                .failures
+                .iter()
+                .find(is_meant)
+                .map(|(_, _, code)| *code)
+        });
+        if let Some(code) = failure {
+            return Err(Status::new(code, "scripted"));
+        }
+        match snapshot {
+            Some(snapshot) if !self.read(|script| script.accepted.contains(&snapshot.number)) => {
+                Err(Status::failed_precondition(format!(
+                    "snapshot {} is not held",
+                    snapshot.number
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl EncoderService for Fake {
+    async fn encode(
+        &self,
+        request: Request<encoder::EncodeRequest>,
+    ) -> Result<Response<encoder::EncodeResponse>, Status> {
+        self.enter("encode", &request, None, 0).await?;
+        Ok(Response::new(encoder::EncodeResponse {
+            dimensions: 2,
+            vectors: vec![0.6, 0.8],
+            fingerprint: self.read(|script| script.encoder_fingerprint.clone()),
+            timing: TIMING,
+            ..Default::default()
+        }))
+    }
+
+    async fn describe(
+        &self,
+        _request: Request<encoder::DescribeRequest>,
+    ) -> Result<Response<encoder::DescribeResponse>, Status> {
+        Ok(Response::new(encoder::DescribeResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl SparseRetrieverService for Fake {
+    async fn search(
+        &self,
+        request: Request<sparse::SearchRequest>,
+    ) -> Result<Response<sparse::SearchResponse>, Status> {
+        let message = request.get_ref();
+        self.enter(
+            "sparse.search",
+            &request,
+            message.snapshot.as_ref(),
+            message.shard,
+        )
+        .await?;
+        let found = |passage: &Passage| {
+            (passage.sparse > 0.0 && !passage.excluded).then_some(passage.sparse)
+        };
+        Ok(Response::new(self.read(|script| sparse::SearchResponse {
+            candidates: Some(script.best(message.shard, message.limit, found)),
+            timing: TIMING,
+            refused_segments: script.refused_segments,
+        })))
+    }
+
+    async fn score(
+        &self,
+        request: Request<sparse::ScoreRequest>,
+    ) -> Result<Response<sparse::ScoreResponse>, Status> {
+        let message = request.get_ref();
+        self.enter(
+            "sparse.score",
+            &request,
+            message.snapshot.as_ref(),
+            message.shard,
+        )
+        .await?;
+        let mut response = sparse::ScoreResponse {
+            timing: TIMING,
+            ..Default::default()
+        };
+        self.read(|script| {
+            for (position, address) in (0..).zip(&message.addresses) {
+                let passage = script
+                    .find(*address)
+                    .filter(|_| !script.unknown_to_sparse.contains(address));
+                response
+                    .scores
+                    .push(passage.map_or(0.0, |passage| passage.sparse));
+                response
+                    .unknown
+                    .extend(passage.is_none().then_some(position));
+                response.excluded.extend(
+                    passage
+                        .is_some_and(|passage| passage.excluded)
+                        .then_some(position),
+                );
+            }
+        });
+        Ok(Response::new(response))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<sparse::FetchRequest>,
+    ) -> Result<Response<sparse::FetchResponse>, Status> {
+        let message = request.get_ref();
+        let call = if message.ids_only {
+            "sparse.fetch_ids"
+        } else {
+            "sparse.fetch"
+        };
+        self.enter(call, &request, message.snapshot.as_ref(), message.shard)
+            .await?;
+        let mut response = sparse::FetchResponse {
+            timing: TIMING,
+            ..Default::default()
+        };
+        self.read(|script| {
+            for (position, address) in (0..).zip(&message.addresses) {
+                let passage = script
+                    .find(*address)
+                    .filter(|_| !script.unknown_to_sparse.contains(address));
+                response
+                    .unknown
+                    .extend(passage.is_none().then_some(position));
+                response
+                    .passages
+                    .push(
+                        passage.map_or_else(Default::default, |passage| sparse::Passage {
+                            document_id: passage.document_id.clone(),
+                            text: if message.ids_only {
+                                String::new()
+                            } else {
+                                format!("text of {}", passage.address)
+                            },
+                            passage: passage.passage,
+                            ..Default::default()
+                        }),
+                    );
+            }
+        });
+        Ok(Response::new(response))
+    }
+
+    async fn describe(
+        &self,
+        _request: Request<common::DescribeRequest>,
+    ) -> Result<Response<common::DescribeResponse>, Status> {
+        Ok(Response::new(
+            self.read(|script| script.described(&script.sparse_held)),
+        ))
+    }
+}
+
+#[tonic::async_trait]
+impl DenseRetrieverService for Fake {
+    async fn search(
+        &self,
+        request: Request<dense::SearchRequest>,
+    ) -> Result<Response<dense::SearchResponse>, Status> {
+        let message = request.get_ref();
+        self.enter(
+            "dense.search",
+            &request,
+            message.snapshot.as_ref(),
+            message.shard,
+        )
+        .await?;
+        Ok(Response::new(self.read(|script| dense::SearchResponse {
+            candidates: Some(
+                script.best(message.shard, message.limit, |passage| Some(passage.dense)),
+            ),
+            timing: TIMING,
+            refused_segments: 0,
+        })))
+    }
+
+    async fn score(
+        &self,
+        request: Request<dense::ScoreRequest>,
+    ) -> Result<Response<dense::ScoreResponse>, Status> {
+        let message = request.get_ref();
+        self.enter(
+            "dense.score",
+            &request,
+            message.snapshot.as_ref(),
+            message.shard,
+        )
+        .await?;
+        let score = |script: &Script, address: &u64| {
+            script.find(*address).map_or(0.0, |passage| passage.dense)
+        };
+        Ok(Response::new(self.read(|script| {
+            dense::ScoreResponse {
+                scores: message
+                    .addresses
+                    .iter()
+                    .map(|address| score(script, address))
+                    .collect(),
+                unknown: Vec::new(),
+                timing: TIMING,
+            }
+        })))
+    }
+
+    async fn describe(
+        &self,
+        _request: Request<common::DescribeRequest>,
+    ) -> Result<Response<common::DescribeResponse>, Status> {
+        Ok(Response::new(
+            self.read(|script| script.described(&script.dense_held)),
+        ))
+    }
+}
+
+/// Serves until the runtime ends.
+fn serve(name: &str, builder: ServerBuilder) -> MeshChannel {
+    let server = builder.build(search_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let (listener, channel) = in_process(name);
+    tokio::spawn(server.serve_in_process(listener, std::future::pending()));
+    channel
+}
+
+fn builder() -> ServerBuilder {
+    ServerBuilder::new(ServerLimits::default())
+}
+
+pub(crate) fn encoder(fake: Fake) -> MeshChannel {
+    let mut builder = builder();
+    builder.add(EncoderServiceServer::new(fake), &Readiness::ready());
+    serve("encoder", builder)
+}
+
+pub(crate) fn sparse(fake: Fake) -> MeshChannel {
+    let mut builder = builder();
+    builder.add(SparseRetrieverServiceServer::new(fake), &Readiness::ready());
+    serve("sparse", builder)
+}
+
+pub(crate) fn dense(fake: Fake) -> MeshChannel {
+    let mut builder = builder();
+    builder.add(DenseRetrieverServiceServer::new(fake), &Readiness::ready());
+    serve("dense", builder)
+}
+
+/// A channel to nobody.
+pub(crate) fn gone(name: &str) -> MeshChannel {
+    in_process(name).1
+}
+
+/// An orchestrator over scripted peers.
+pub(crate) struct Mesh {
+    pub(crate) script: Arc<Mutex<Script>>,
+    pub(crate) client: SearchServiceClient<MeshChannel>,
+    pub(crate) app: Arc<App>,
+}
+
+impl Mesh {
+    /// One replica of each service.
+    pub(crate) async fn start(script: Script) -> Self {
+        Self::with_peers(script, 1000, |fake| Peers {
+            encoder: vec![encoder(fake.clone())],
+            sparse: vec![sparse(fake.clone())],
+            dense: vec![dense(fake)],
+        })
+        .await
+    }
+
+    pub(crate) async fn with_depth(script: Script, depth: u32) -> Self {
+        Self::with_peers(script, depth, |fake| Peers {
+            encoder: vec![encoder(fake.clone())],
+            sparse: vec![sparse(fake.clone())],
+            dense: vec![dense(fake)],
+        })
+        .await
+    }
+
+    pub(crate) async fn with_peers(
+        script: Script,
+        depth: u32,
+        peers: impl FnOnce(Fake) -> Peers,
+    ) -> Self {
+        let script = Arc::new(Mutex::new(script));
+        let fake = Fake {
+            script: Arc::clone(&script),
+            is_broken: false,
+        };
+        let app = App::start(config(depth), peers(fake));
+        let mut builder = builder();
+        app.add_to(&mut builder);
+        let client = SearchServiceClient::new(serve("orchestrator", builder));
+        app.poke().await;
+        Self {
+            script,
+            client,
+            app,
+        }
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        request: search::SearchRequest,
+    ) -> Result<search::SearchResponse, Status> {
+        self.client
+            .clone()
+            .search(request)
+            .await
+            .map(Response::into_inner)
+    }
+
+    pub(crate) async fn ask_within(
+        &self,
+        request: search::SearchRequest,
+        timeout: Duration,
+    ) -> Result<search::SearchResponse, Status> {
+        let mut request = Request::new(request);
+        request.set_timeout(timeout);
+        self.client
+            .clone()
+            .search(request)
+            .await
+            .map(Response::into_inner)
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.script.lock().unwrap());
+    }
+}
+
+/// Peers are looked at once an hour, so that a test says itself when they are.
+fn config(depth: u32) -> Config {
+    let mut raw = RawConfig {
+        describe_interval_ms: 3_600_000,
+        ..RawConfig::default()
+    };
+    for pipeline in raw.pipelines.values_mut() {
+        pipeline.retrieve_depth = depth;
+    }
+    let mut problems = Problems::default();
+    let config = raw.validate("orchestrator", &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    config
+}
+
+pub(crate) fn request(pipeline: &str) -> search::SearchRequest {
+    search::SearchRequest {
+        collection: COLLECTION.to_owned(),
+        query: "bone loss".to_owned(),
+        pipeline: pipeline.to_owned(),
+        explain: true,
+        ..Default::default()
+    }
+}
+
+/// Documents with one passage each: id, BM25, cosine.
+pub(crate) fn documents(table: &[(&str, f32, f32)]) -> Vec<Passage> {
+    let passage = |(ordinal, (id, sparse, dense)): (usize, &(&str, f32, f32))| Passage {
+        address: Address::new(0, ordinal as u32),
+        shard: 0,
+        document_id: (*id).to_owned(),
+        passage: 0,
+        sparse: *sparse,
+        dense: *dense,
+        excluded: false,
+    };
+    table.iter().enumerate().map(passage).collect()
+}
+
+pub(crate) fn ids(response: &search::SearchResponse) -> Vec<&str> {
+    response.hits.iter().map(|hit| hit.id.as_str()).collect()
+}
+
+pub(crate) fn stage<'a>(
+    response: &'a search::SearchResponse,
+    name: &str,
+) -> &'a search::StageReport {
+    response
+        .stages
+        .iter()
+        .find(|report| report.stage == name)
+        .unwrap()
+}
+
+/// Scored documents; every match is found by one retriever, by both, or by none.
+const TABLE: [(&str, f32, f32); 5] = [
+    ("a", 9.0, 0.1),
+    ("b", 0.0, 0.9),
+    ("c", 3.0, 0.5),
+    ("d", 6.0, 0.7),
+    ("e", 0.0, -0.1),
+];
+
+/// Five documents on one shard.
+pub(crate) fn small() -> Script {
+    Script::new(documents(&TABLE), 1)
+}

@@ -1,0 +1,365 @@
+//! What is wrong with a peer becomes a retry, a degraded answer that says so, or the right status; never a silent loss.
+
+use crate::fakes::{Fake, Mesh, dense, encoder, gone, ids, request, small, sparse, stage};
+use crate::sharding::{many, sharded};
+use orchestrator::Peers;
+use search_core::Address;
+use search_proto::search::{self, StageReason, StageStatus};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tonic::Code;
+
+#[tokio::test]
+async fn a_fresh_commit_is_found_on_demand() {
+    let mut script = small();
+    script.sparse_held.clear();
+    script.dense_held.clear();
+    let mesh = Mesh::start(script).await;
+    assert_eq!(
+        mesh.ask(request("")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    mesh.change(|script| {
+        script.sparse_held = vec![1];
+        script.dense_held = vec![1];
+    });
+    assert!(!mesh.ask(request("")).await.unwrap().degraded);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_retired_on_the_way_is_replaced() {
+    for pipeline in ["hybrid", "sparse", "dense"] {
+        let mesh = Mesh::start(small()).await;
+        mesh.change(|script| {
+            script.sparse_held = vec![2, 3];
+            script.dense_held = vec![2, 3];
+            script.accepted = BTreeSet::from([2, 3]);
+        });
+        let answer = mesh.ask(request(pipeline)).await.unwrap();
+        assert_eq!(
+            (answer.snapshot.unwrap().number, answer.degraded),
+            (3, false)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_nobody_accepts_is_an_error() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| script.accepted.clear());
+    assert_eq!(
+        mesh.ask(request("")).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    let searches = mesh
+        .script
+        .lock()
+        .unwrap()
+        .log
+        .iter()
+        .filter(|(call, _)| call == "sparse.search")
+        .count();
+    assert_eq!(searches, 2);
+}
+
+#[tokio::test]
+async fn a_shard_without_replica_is_named() {
+    let mut script = sharded(&[("a".to_owned(), 0, 1.0, 1.0, false)], 2);
+    script.announced_shards = vec![0];
+    let mesh = Mesh::start(script).await;
+    let status = mesh.ask(request("")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("shard 1"), "{status}");
+}
+
+#[tokio::test]
+async fn a_failed_leg_degrades_hybrid_and_fails_its_own_pipeline() {
+    for (code, reason) in [
+        (Code::Unavailable, StageReason::ShardMissing),
+        (Code::ResourceExhausted, StageReason::ShardMissing),
+    ] {
+        let mesh = Mesh::start(sharded(&many(), 4)).await;
+        mesh.change(|script| script.failures.push(("dense.search", Some(2), code)));
+        let answer = mesh.ask(request("hybrid")).await.unwrap();
+        assert!(answer.degraded);
+        let dense = stage(&answer, "dense");
+        assert_eq!(
+            (dense.status(), dense.reason()),
+            (StageStatus::Failed, reason)
+        );
+        assert_eq!((dense.shards_asked, dense.shards_answered), (4, 3));
+        assert_eq!(
+            ids(&answer),
+            ids(&mesh.ask(request("sparse")).await.unwrap())
+        );
+        assert_eq!(answer.hits[0].trail.len(), 1);
+        assert_eq!(mesh.ask(request("dense")).await.unwrap_err().code(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sparse_leg_degrades_unless_the_query_has_conditions() {
+    let mesh = Mesh::start(sharded(&many(), 4)).await;
+    mesh.change(|script| {
+        script
+            .failures
+            .push(("sparse.search", None, Code::Internal))
+    });
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    assert_eq!(
+        (answer.degraded, stage(&answer, "sparse").status()),
+        (true, StageStatus::Failed)
+    );
+    let query = "bone -mice".to_owned();
+    let status = mesh
+        .ask(search::SearchRequest {
+            query,
+            ..request("hybrid")
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn when_both_legs_fail_there_is_no_answer() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| {
+        script.failures = vec![
+            ("sparse.search", None, Code::Unavailable),
+            ("encode", None, Code::Unavailable),
+        ];
+    });
+    assert_eq!(
+        mesh.ask(request("hybrid")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn an_encoder_that_is_gone_is_reported() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| script.failures.push(("encode", None, Code::Unavailable)));
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    let report = |name| (stage(&answer, name).status(), stage(&answer, name).reason());
+    assert_eq!(
+        report("encode"),
+        (StageStatus::Failed, StageReason::Unavailable)
+    );
+    assert_eq!(
+        report("dense"),
+        (StageStatus::Skipped, StageReason::Unavailable)
+    );
+    assert_eq!(ids(&answer), ["a", "d", "c"]);
+}
+
+#[tokio::test]
+async fn a_mesh_without_dense_retrievers_answers_degraded() {
+    let peers = |fake: Fake| Peers {
+        encoder: vec![encoder(fake.clone())],
+        sparse: vec![sparse(fake)],
+        dense: vec![gone("dense")],
+    };
+    let mesh = Mesh::with_peers(small(), 1000, peers).await;
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    assert_eq!(
+        (
+            stage(&answer, "dense").status(),
+            stage(&answer, "dense").reason()
+        ),
+        (StageStatus::Failed, StageReason::Unavailable)
+    );
+    assert_eq!(
+        mesh.ask(request("dense")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn another_replica_answers_for_a_broken_one() {
+    let peers = |fake: Fake| {
+        let broken = Fake {
+            is_broken: true,
+            ..fake.clone()
+        };
+        Peers {
+            encoder: vec![encoder(broken.clone()), encoder(fake.clone())],
+            sparse: vec![sparse(fake.clone()), sparse(broken.clone())],
+            dense: vec![dense(broken), dense(fake)],
+        }
+    };
+    let mesh = Mesh::with_peers(small(), 1000, peers).await;
+    for _ in 0..4 {
+        let answer = mesh.ask(request("hybrid")).await.unwrap();
+        assert_eq!((answer.degraded, answer.hits.len()), (false, 5));
+    }
+}
+
+#[tokio::test]
+async fn the_callers_fault_is_not_degraded() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| {
+        script
+            .failures
+            .push(("dense.search", None, Code::InvalidArgument))
+    });
+    assert_eq!(
+        mesh.ask(request("hybrid")).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+}
+
+#[tokio::test]
+async fn another_model_is_refused_with_both_fingerprints() {
+    let mut script = small();
+    script.encoder_fingerprint = "beef".to_owned();
+    let mesh = Mesh::start(script).await;
+    for pipeline in ["hybrid", "dense"] {
+        let status = mesh.ask(request(pipeline)).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(
+            status.message().contains("f00d") && status.message().contains("beef"),
+            "{status}"
+        );
+    }
+    assert!(mesh.ask(request("sparse")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_collection_without_vectors_says_what_to_do() {
+    let mut script = small();
+    script.index_fingerprint.clear();
+    let mesh = Mesh::start(script).await;
+    let status = mesh.ask(request("hybrid")).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("use a pipeline"), "{status}");
+}
+
+#[tokio::test]
+async fn refused_segments_make_a_stage_partial() {
+    let mut script = small();
+    script.refused_segments = 1;
+    let mesh = Mesh::start(script).await;
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    let sparse = stage(&answer, "sparse");
+    assert_eq!(
+        (sparse.status(), sparse.reason()),
+        (StageStatus::Partial, StageReason::DamagedSegment)
+    );
+    assert!(answer.degraded);
+}
+
+#[tokio::test]
+async fn a_passage_that_nobody_can_show_is_left_out_and_said() {
+    let mut script = small();
+    script.unknown_to_sparse = BTreeSet::from([Address::new(0, 1).to_u64()]);
+    let mesh = Mesh::start(script).await;
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    assert!(!ids(&answer).contains(&"b"));
+    for name in ["complete", "fetch"] {
+        let report = stage(&answer, name);
+        assert_eq!(
+            (report.status(), report.reason()),
+            (StageStatus::Partial, StageReason::DamagedSegment)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_completion_that_fails_is_said() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| {
+        script
+            .failures
+            .push(("sparse.score", None, Code::Unavailable))
+    });
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    let complete = stage(&answer, "complete");
+    assert_eq!(
+        (complete.status(), complete.reason()),
+        (StageStatus::Partial, StageReason::Unavailable)
+    );
+    assert_eq!((complete.shards_asked, complete.shards_answered), (1, 0));
+    // Where the true score is not known, the leg's lowest stands for it.
+    let b = answer.hits.iter().find(|hit| hit.id == "b").unwrap();
+    assert_eq!(b.trail[0].raw, 3.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_deadline_is_obeyed_on_every_hop() {
+    let mesh = Mesh::start(small()).await;
+    mesh.ask_within(request("hybrid"), Duration::from_millis(400))
+        .await
+        .unwrap();
+    let log = std::mem::take(&mut mesh.script.lock().unwrap().log);
+    let calls: BTreeSet<&str> = log.iter().map(|(call, _)| call.as_str()).collect();
+    let all = [
+        "dense.search",
+        "encode",
+        "sparse.fetch",
+        "sparse.fetch_ids",
+        "sparse.score",
+        "sparse.search",
+    ];
+    assert_eq!(calls, BTreeSet::from(all));
+    assert!(
+        log.iter()
+            .all(|(_, left_ms)| left_ms.is_some_and(|left| left <= 400)),
+        "{log:?}"
+    );
+    let hops = [
+        "encode",
+        "sparse.search",
+        "dense.search",
+        "sparse.score",
+        "sparse.fetch_ids",
+        "sparse.fetch",
+    ];
+    for hop in hops {
+        mesh.change(|script| script.hanging = vec![hop]);
+        let started = tokio::time::Instant::now();
+        let status = mesh
+            .ask_within(request("hybrid"), Duration::from_millis(400))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{hop}: {status}");
+        assert!(started.elapsed() <= Duration::from_millis(401), "{hop}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_a_deadline() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| script.hanging = vec!["dense.search"]);
+    let started = tokio::time::Instant::now();
+    let budgeted = search::SearchRequest {
+        budget_ms: 250,
+        ..request("hybrid")
+    };
+    let status = mesh
+        .ask_within(budgeted, Duration::from_secs(9))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(started.elapsed() <= Duration::from_millis(251));
+    let log = &mesh.script.lock().unwrap().log;
+    assert!(
+        log.iter()
+            .all(|(_, left_ms)| left_ms.is_some_and(|left| left <= 250)),
+        "{log:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_orchestrator_without_peers_is_not_ready() {
+    let mesh = Mesh::with_peers(small(), 1000, |_| Peers {
+        sparse: vec![gone("sparse")],
+        ..Peers::default()
+    })
+    .await;
+    assert!(!mesh.app.readiness().is_ready());
+    assert_eq!(
+        mesh.ask(request("sparse")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}

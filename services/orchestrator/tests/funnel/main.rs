@@ -1,0 +1,9 @@
+//! The funnel over scripted peers: what an answer is, whatever the sharding, and what it says when something is wrong.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod answers;
+mod fakes;
+mod faults;
+mod log;
+mod requests;
+mod sharding;
