@@ -4,6 +4,5 @@
 mod answers;
 mod fakes;
 mod faults;
-mod log;
 mod requests;
 mod sharding;

@@ -1,6 +1,12 @@
-//! Queries are private: what a log and a trace may show of them.
+//! Queries are private: what a log and a trace may show of them. Alone in its process, since other threads without a subscriber
+//! would decide whether spans are recorded.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(dead_code, reason = "the scripted peers can more than is needed here")]
 
-use crate::fakes::{Mesh, request, small};
+#[path = "funnel/fakes.rs"]
+mod fakes;
+
+use fakes::{Mesh, request, small};
 use search_proto::search;
 use tonic::Code;
 
