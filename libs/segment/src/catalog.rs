@@ -6,14 +6,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use search_core::{Address, CollectionName, FieldError, Filter, error::ErrorKind};
+use search_core::CollectionName;
 use tokio::{
     sync::{Mutex, Notify},
     task::spawn_blocking,
@@ -26,10 +25,13 @@ use crate::{
     checksum::FileEntry,
     cleanup::before_now,
     documents::Documents,
-    filter::CompiledFilter,
     manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry},
     store::{ManifestVersion, PartFiles, Store},
 };
+
+mod served;
+
+pub use served::{HeldSnapshot, NotHeld, RefusedSegment, ServedSegment, ServedSnapshot};
 
 /// Snapshots held of each collection: the orchestrator may still ask for the one before the newest.
 const HELD_SNAPSHOTS: usize = 2;
@@ -105,208 +107,6 @@ impl ShardSelection {
     }
 }
 
-/// A segment ready to be searched.
-pub struct ServedSegment<L: PartLoader> {
-    /// Segment number.
-    pub number: u32,
-    /// The shard that it belongs to.
-    pub shard: u32,
-    /// Ids and texts.
-    pub documents: Arc<Documents>,
-    /// Typed metadata.
-    pub attributes: Arc<Attributes>,
-    /// The passages that are not deleted. None: all.
-    pub live: Option<Arc<Bitmap>>,
-    /// The loader's part.
-    pub part: Arc<L::Segment>,
-    entry: SegmentEntry,
-}
-
-// Derived, it would ask that the loader is `Clone`.
-impl<L: PartLoader> Clone for ServedSegment<L> {
-    fn clone(&self) -> Self {
-        Self {
-            documents: Arc::clone(&self.documents),
-            attributes: Arc::clone(&self.attributes),
-            live: self.live.clone(),
-            part: Arc::clone(&self.part),
-            entry: self.entry.clone(),
-            ..*self
-        }
-    }
-}
-
-impl<L: PartLoader> ServedSegment<L> {
-    /// Passages that a search can find.
-    #[must_use]
-    pub fn live_passages(&self) -> u32 {
-        self.entry.live_passages()
-    }
-
-    /// Whether the segment has this passage, and it is not deleted.
-    #[must_use]
-    pub fn has(&self, ordinal: u32) -> bool {
-        let live = self.live.as_ref().is_none_or(|live| live.contains(ordinal));
-        live && ordinal < self.documents.passages()
-    }
-
-    /// The passages that a search may return: those not deleted that satisfy the filter. None: all.
-    #[must_use]
-    pub fn allowed(&self, filter: Option<&CompiledFilter>) -> Option<Arc<Bitmap>> {
-        let Some(filter) = filter else {
-            return self.live.clone();
-        };
-        let mut allowed = filter.evaluate(&self.attributes, &self.documents);
-        if let Some(live) = &self.live {
-            allowed.and(live);
-        }
-        Some(Arc::new(allowed))
-    }
-}
-
-/// A segment that is not served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedSegment {
-    /// Segment number.
-    pub segment: u32,
-    /// The shard that it belongs to.
-    pub shard: u32,
-    /// What is wrong with it: names the file.
-    pub reason: String,
-}
-
-/// A snapshot ready to be searched.
-pub struct ServedSnapshot<L: PartLoader> {
-    /// Its manifest.
-    pub manifest: Arc<Manifest>,
-    /// The shards served, ascending. Never empty.
-    pub shards: Vec<u32>,
-    /// Segments of these shards.
-    pub segments: Vec<ServedSegment<L>>,
-    /// Segments of these shards that were refused.
-    pub refused: Vec<RefusedSegment>,
-    /// What the loader made for the snapshot.
-    pub snapshot: Arc<L::Snapshot>,
-    version: String,
-}
-
-impl<L: PartLoader> ServedSnapshot<L> {
-    /// Fits a filter to the collection. The path of an error starts below the filter.
-    pub fn compile(&self, filter: &Filter) -> Result<CompiledFilter, FieldError> {
-        CompiledFilter::new(filter, &self.manifest.attributes)
-    }
-
-    /// Whether the shard is served.
-    #[must_use]
-    pub fn has_shard(&self, shard: u32) -> bool {
-        self.shards.binary_search(&shard).is_ok()
-    }
-
-    /// The served segments of a shard.
-    pub fn segments_of(&self, shard: u32) -> impl Iterator<Item = &ServedSegment<L>> {
-        self.segments
-            .iter()
-            .filter(move |segment| segment.shard == shard)
-    }
-
-    /// How many segments of a shard were refused.
-    #[must_use]
-    pub fn refused_of(&self, shard: u32) -> u32 {
-        let refused = self.refused.iter().filter(|segment| segment.shard == shard);
-        u32::try_from(refused.count()).unwrap_or(u32::MAX)
-    }
-
-    /// A served segment.
-    #[must_use]
-    pub fn segment(&self, number: u32) -> Option<&ServedSegment<L>> {
-        let place = self
-            .segments
-            .binary_search_by_key(&number, |segment| segment.number);
-        place.ok().and_then(|place| self.segments.get(place))
-    }
-
-    /// The segment of a passage that is served and not deleted.
-    #[must_use]
-    pub fn locate(&self, address: Address) -> Option<&ServedSegment<L>> {
-        self.segment(address.segment())
-            .filter(|segment| segment.has(address.ordinal()))
-    }
-
-    fn describe(&self) -> HeldSnapshot {
-        HeldSnapshot {
-            collection: self.manifest.collection.clone(),
-            number: self.manifest.number,
-            shards: self.manifest.settings.shards,
-            held_shards: self.shards.clone(),
-            encoder_fingerprint: self.manifest.encoder_fingerprint().to_owned(),
-            passages: self
-                .segments
-                .iter()
-                .map(|segment| u64::from(segment.live_passages()))
-                .sum(),
-            refused: self.refused.clone(),
-        }
-    }
-}
-
-/// What a replica announces of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldSnapshot {
-    /// The collection.
-    pub collection: CollectionName,
-    /// Manifest number.
-    pub number: u64,
-    /// Shards of the collection.
-    pub shards: u32,
-    /// The shards that are served, ascending. Never empty.
-    pub held_shards: Vec<u32>,
-    /// Fingerprint of the encoder. Empty: no vectors.
-    pub encoder_fingerprint: String,
-    /// Live passages of the served segments.
-    pub passages: u64,
-    /// Segments that were refused.
-    pub refused: Vec<RefusedSegment>,
-}
-
-/// The snapshot that was asked for is not here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct NotHeld {
-    /// The collection.
-    pub collection: CollectionName,
-    /// Manifest number.
-    pub number: u64,
-    /// The numbers that are held. Empty: the collection is not held at all.
-    pub held: Vec<u64>,
-}
-
-impl fmt::Display for NotHeld {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            collection,
-            number,
-            held,
-        } = self;
-        match held.as_slice() {
-            [] => write!(formatter, "no collection {collection} is held"),
-            held => write!(
-                formatter,
-                "snapshot {number} of {collection} is not held, but {held:?} are"
-            ),
-        }
-    }
-}
-
-impl NotHeld {
-    /// Which kind of failure this is for a caller.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self.held.is_empty() {
-            true => ErrorKind::NotFound,
-            false => ErrorKind::FailedPrecondition,
-        }
-    }
-}
-
 /// What the last refresh could not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshProblem {
@@ -352,23 +152,31 @@ impl<L: PartLoader> Catalog<L> {
         number: u64,
     ) -> Result<Arc<ServedSnapshot<L>>, NotHeld> {
         let held = self.held_of(collection);
-        match held
+        let found = held
             .iter()
-            .find(|snapshot| snapshot.manifest.number == number)
-        {
-            Some(snapshot) => Ok(Arc::clone(snapshot)),
-            None => {
-                let held = held
-                    .iter()
-                    .map(|snapshot| snapshot.manifest.number)
-                    .collect();
-                Err(NotHeld {
-                    collection: collection.clone(),
-                    number,
-                    held,
-                })
-            }
-        }
+            .find(|snapshot| snapshot.manifest.number == number);
+        found.cloned().ok_or_else(|| NotHeld {
+            collection: collection.clone(),
+            number,
+            held: held
+                .iter()
+                .map(|snapshot| snapshot.manifest.number)
+                .collect(),
+            problem: self.problem_of(collection),
+        })
+    }
+
+    fn problem_of(&self, collection: &CollectionName) -> Option<String> {
+        let concerns = |problem: &RefreshProblem| {
+            problem
+                .collection
+                .as_ref()
+                .is_none_or(|concerned| concerned == collection)
+        };
+        self.problems()
+            .into_iter()
+            .find(concerns)
+            .map(|problem| problem.message)
     }
 
     /// Everything that is held, by collection, newest first.
@@ -423,7 +231,7 @@ impl<L: PartLoader> Catalog<L> {
             }
             Err(error) => problems.push(RefreshProblem {
                 collection: None,
-                message: chain(&error),
+                message: error.to_string(),
             }),
         }
         self.report(problems);
@@ -472,7 +280,7 @@ impl<L: PartLoader> Catalog<L> {
             .store
             .manifest_versions(name)
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| error.to_string())?;
         let before = self.held_of(name);
         let mut failures = Vec::new();
         let mut current = Vec::new();
@@ -483,18 +291,12 @@ impl<L: PartLoader> Catalog<L> {
                     self.hold(name, self.with_predecessors(name, &current, &versions));
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    failures.push(format!("snapshot {}: {}", version.number, chain(&error)))
-                }
+                Err(error) => failures.push(format!("snapshot {}: {error}", version.number)),
             }
         }
         let held = self.with_predecessors(name, &current, &versions);
-        let changed = held
-            .iter()
-            .any(|snapshot| before.iter().all(|other| !Arc::ptr_eq(snapshot, other)));
-        if changed && let Err(error) = self.prune_cache(name, &held).await {
-            failures.push(format!("cache: {}", chain(&error)));
-        }
+        let pruned = self.prune_cache(name, &before, &held).await;
+        failures.extend(pruned.err().map(|error| format!("cache: {error}")));
         self.hold(name, held);
         if failures.is_empty() {
             Ok(())
@@ -503,15 +305,18 @@ impl<L: PartLoader> Catalog<L> {
         }
     }
 
-    /// Removes cached files that none of these snapshots has.
+    /// Removes cached files that none of the snapshots held now has, if others were held before.
     async fn prune_cache(
         &self,
         name: &CollectionName,
-        snapshots: &[Arc<ServedSnapshot<L>>],
+        before: &[Arc<ServedSnapshot<L>>],
+        now: &[Arc<ServedSnapshot<L>>],
     ) -> Result<(), SegmentError> {
-        let files = snapshots
-            .iter()
-            .flat_map(|snapshot| snapshot.manifest.files());
+        let is_new = |snapshot| before.iter().all(|other| !Arc::ptr_eq(snapshot, other));
+        if !now.iter().any(is_new) {
+            return Ok(());
+        }
+        let files = now.iter().flat_map(|snapshot| snapshot.manifest.files());
         let keep = files.map(|file| file.path.clone()).collect();
         self.store
             .prune_cache(name, keep, before_now(CACHE_GRACE))
@@ -600,15 +405,7 @@ impl<L: PartLoader> Catalog<L> {
             .buffer_unordered(CONCURRENT_LOADS)
             .try_collect()
             .await?;
-        let (mut segments, mut refused) = (Vec::new(), Vec::new());
-        for result in results {
-            match result {
-                Ok(segment) => segments.push(segment),
-                Err(refusal) => refused.push(refusal),
-            }
-        }
-        segments.sort_by_key(|segment: &ServedSegment<L>| segment.number);
-        refused.sort_by_key(|segment: &RefusedSegment| segment.segment);
+        let (segments, refused) = sort_out(results);
         let version = version.version.clone();
         Ok(ServedSnapshot {
             manifest,
@@ -648,7 +445,7 @@ impl<L: PartLoader> Catalog<L> {
                 Ok(Err(RefusedSegment {
                     segment,
                     shard,
-                    reason: chain(&error),
+                    reason: error.to_string(),
                 }))
             }
         }
@@ -724,10 +521,20 @@ impl<L: PartLoader> Catalog<L> {
     }
 }
 
-impl<L: PartLoader> ServedSnapshot<L> {
-    fn is_of(&self, version: &ManifestVersion) -> bool {
-        (self.manifest.number, &self.version) == (version.number, &version.version)
+/// Served and refused segments, by number.
+fn sort_out<L: PartLoader>(
+    results: Vec<Result<ServedSegment<L>, RefusedSegment>>,
+) -> (Vec<ServedSegment<L>>, Vec<RefusedSegment>) {
+    let (mut segments, mut refused) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(segment) => segments.push(segment),
+            Err(refusal) => refused.push(refusal),
+        }
     }
+    segments.sort_by_key(|segment: &ServedSegment<L>| segment.number);
+    refused.sort_by_key(|segment: &RefusedSegment| segment.segment);
+    (segments, refused)
 }
 
 fn open_segment<L: PartLoader>(
@@ -774,12 +581,6 @@ fn may_pass(error: &SegmentError) -> bool {
         | SegmentError::Invalid { .. }
         | SegmentError::Engine { .. } => false,
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use search_core::error::ErrorKind;
 
-/// A failure of this crate.
+/// A failure of this crate. Its message includes that of its cause.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// A file is not what its manifest says, or its content contradicts itself. Never served.
@@ -28,7 +28,7 @@ pub enum SegmentError {
         reason: String,
     },
     /// The object store failed.
-    #[error("object store: {what}")]
+    #[error("object store: {what}: {source}")]
     Store {
         /// What was attempted.
         what: String,

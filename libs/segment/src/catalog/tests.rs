@@ -3,7 +3,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use search_core::Value;
+use search_core::{Address, Filter, Value, error::ErrorKind};
 
 use super::*;
 use crate::{
@@ -276,6 +276,21 @@ async fn a_snapshot_that_cannot_be_loaded_keeps_its_predecessor_in_service() {
     mesh.catalog.refresh().await;
     assert_eq!(mesh.numbers(), [2, 1]);
     assert!(mesh.catalog.problems().is_empty());
+}
+
+#[tokio::test]
+async fn a_collection_that_could_not_be_loaded_is_unavailable_and_says_why() {
+    let mesh = mesh(ShardSelection::All);
+    let first = Draft::after(&mesh.store, &empty(1)).await.commit().await;
+    std::fs::remove_file(mesh.file(&first.statistics.as_ref().unwrap().path)).unwrap();
+    mesh.catalog.refresh().await;
+    let error = mesh.catalog.get(&name(), 1).err().unwrap();
+    let wanted =
+        "no collection test is held (snapshot 1: snapshots/1-run/statistics.fst: is missing)";
+    assert_eq!(
+        (error.to_string().as_str(), error.kind()),
+        (wanted, ErrorKind::Unavailable)
+    );
 }
 
 #[tokio::test]

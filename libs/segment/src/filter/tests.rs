@@ -359,6 +359,8 @@ fn all_fields() -> Map<String, serde_json::Value> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn evaluation_is_the_interpretation_of_each_document(
         mut corpus in prop::collection::vec((metadata(), 1_usize..3), 0..40),
