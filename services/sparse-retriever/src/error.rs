@@ -1,0 +1,82 @@
+//! What can go wrong with a request, and which kind of failure it is for the caller.
+
+use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
+use segment::SegmentError;
+use segment::catalog::NotHeld;
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// The replica does not have the snapshot.
+    #[error(transparent)]
+    SnapshotNotHeld(#[from] NotHeld),
+    /// The replica does not serve the shard.
+    #[error("shard {shard} of {collection} is not held, but {held:?} are")]
+    ShardNotHeld {
+        /// What was asked for.
+        shard: u32,
+        /// The collection.
+        collection: CollectionName,
+        /// The shards that are held.
+        held: Vec<u32>,
+    },
+    /// Too much work waits already.
+    #[error("{waiting} requests wait for a compute thread; no more are taken")]
+    Overloaded {
+        /// How many may wait.
+        waiting: usize,
+    },
+    /// The answer would be larger than a message may be.
+    #[error("the passages have more than {limit_bytes} bytes; fetch fewer at a time")]
+    AnswerTooLarge {
+        /// Most bytes of an answer.
+        limit_bytes: usize,
+    },
+    /// The time is spent.
+    #[error("the deadline passed before the work was done")]
+    DeadlineExceeded,
+    /// The caller is gone.
+    #[error("the caller has gone")]
+    Cancelled,
+    /// A score that is no number: the statistics are wrong.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    /// Stored data could not be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The inverted index failed.
+    #[error("inverted index: {0}")]
+    Index(#[from] tantivy::TantivyError),
+    /// The computation panicked.
+    #[error("the computation failed")]
+    Compute(#[source] tokio::task::JoinError),
+}
+
+impl Error {
+    /// The kind, for the status.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::SnapshotNotHeld(not_held) => not_held.kind(),
+            Self::ShardNotHeld { .. } => ErrorKind::FailedPrecondition,
+            Self::Overloaded { .. } | Self::AnswerTooLarge { .. } => ErrorKind::ResourceExhausted,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Segment(error) => error.kind(),
+            Self::Score(_) | Self::Index(_) | Self::Compute(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The field of the request that is wrong, if it is one.
+    #[must_use]
+    pub fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::Invalid(field) => vec![field.clone()],
+            _ => Vec::new(),
+        }
+    }
+}
