@@ -58,7 +58,7 @@ impl App {
 
     /// Asks the peers now what they hold, after a commit that a search is to see.
     pub async fn poke(&self) {
-        self.mesh.look_after(self.mesh.view().generation).await;
+        self.mesh.look_now().await;
     }
 
     pub(crate) fn pipelines(&self) -> &Pipelines {

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// A replica that has not described itself in this time is not reachable: it takes microseconds.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -178,11 +178,21 @@ impl Mesh {
 
     /// Looks at all replicas, unless somebody else has since this generation.
     pub(crate) async fn look_after(&self, seen: u64) {
-        let _one_at_a_time = self.looking.lock().await;
-        let before = self.view();
-        if before.generation > seen {
-            return;
+        let one_at_a_time = self.looking.lock().await;
+        if self.view().generation <= seen {
+            self.look(one_at_a_time).await;
         }
+    }
+
+    /// Looks at all replicas. Unlike a look that somebody else has begun, this one sees what was committed before it was
+    /// asked for.
+    pub(crate) async fn look_now(&self) {
+        let one_at_a_time = self.looking.lock().await;
+        self.look(one_at_a_time).await;
+    }
+
+    async fn look(&self, _one_at_a_time: MutexGuard<'_, ()>) {
+        let before = self.view();
         let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
         let (sparse, dense) = futures::join!(
             self.sparse
