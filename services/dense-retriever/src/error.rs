@@ -1,0 +1,89 @@
+//! What can go wrong with a request, and which kind of failure it is for the caller.
+
+use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
+use segment::SegmentError;
+use segment::catalog::NotHeld;
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// The replica does not have the snapshot.
+    #[error(transparent)]
+    SnapshotNotHeld(#[from] NotHeld),
+    /// The replica does not serve the shard.
+    #[error("shard {shard} of {collection} is not held, but {held:?} are")]
+    ShardNotHeld {
+        /// What was asked for.
+        shard: u32,
+        /// The collection.
+        collection: CollectionName,
+        /// The shards that are held.
+        held: Vec<u32>,
+    },
+    /// The query was encoded by another model than the passages.
+    #[error("the query was encoded with {query}, the passages of {collection} with {passages}")]
+    OtherEncoder {
+        /// The collection.
+        collection: CollectionName,
+        /// Fingerprint that came with the query.
+        query: String,
+        /// Fingerprint that the segments were built with.
+        passages: String,
+    },
+    /// Too much work waits already.
+    #[error("{waiting} requests wait for a compute thread; no more are taken")]
+    Overloaded {
+        /// How many may wait.
+        waiting: usize,
+    },
+    /// The time is spent.
+    #[error("the deadline passed before the work was done")]
+    DeadlineExceeded,
+    /// The caller is gone.
+    #[error("the caller has gone")]
+    Cancelled,
+    /// A score that is no number: the vectors are damaged in a way that no checksum saw.
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    /// Stored data could not be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// The computation panicked.
+    #[error("the computation failed")]
+    Compute,
+}
+
+impl Error {
+    /// The kind, for the status.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::SnapshotNotHeld(not_held) => not_held.kind(),
+            Self::ShardNotHeld { .. } | Self::OtherEncoder { .. } => ErrorKind::FailedPrecondition,
+            Self::Overloaded { .. } => ErrorKind::ResourceExhausted,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Segment(error) => error.kind(),
+            Self::Score(_) => ErrorKind::DataLoss,
+            Self::Compute => ErrorKind::Internal,
+        }
+    }
+
+    /// The field of the request that is wrong, if it is one.
+    #[must_use]
+    pub fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::Invalid(field) => vec![field.clone()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The compute threads could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("the compute threads could not be started")]
+pub struct StartError(#[from] rayon::ThreadPoolBuildError);
