@@ -1,1 +1,131 @@
-fn main() {}
+//! finemesh: every service and the command line in one binary.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line is wrong, 64 the configuration is wrong.
+
+mod backend;
+mod cli;
+mod commands;
+mod config;
+mod corpus;
+mod error;
+mod json;
+mod mesh;
+mod models;
+mod progress;
+mod render;
+mod snippet;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use service_kit::{Telemetry, TelemetryConfig};
+
+use crate::backend::Backend;
+use crate::cli::{Cli, Command, CorpusCommand, GlobalArgs, Target};
+use crate::config::Config;
+use crate::mesh::Models;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let config = match &cli.command {
+        Command::CheckConfig { file } => return check_config(file),
+        Command::Corpus(CorpusCommand::Cargo { manifest_path, out }) => {
+            return corpus_cargo(manifest_path.as_deref(), out.as_deref());
+        }
+        _ => config::load(cli.global.config.as_deref())?.with_data(cli.global.data.as_deref()),
+    };
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot be started")?;
+    let telemetry = runtime.block_on(async {
+        Telemetry::start(
+            service_name(&cli.command),
+            &telemetry_of(&cli.command, &config),
+        )
+    })?;
+    let outcome = runtime.block_on(dispatch(cli.command, &cli.global, &config));
+    telemetry.shutdown();
+    outcome
+}
+
+async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Result<()> {
+    match command {
+        Command::Up => commands::serve::serve(config, Target::All).await,
+        Command::Serve(args) => commands::serve::serve(config, args.target).await,
+        Command::Models(command) => commands::models::run(&config.models, command),
+        Command::Demo(args) => {
+            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            commands::demo::demo(&mut backend, args).await
+        }
+        Command::Index(args) => {
+            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            commands::index::index(&mut backend, args).await
+        }
+        Command::Delete(args) => {
+            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            commands::index::delete(&mut backend, args).await
+        }
+        Command::Search(args) => {
+            let mut backend =
+                Backend::open(global, config, Models::for_pipelines([&args.pipeline])).await?;
+            commands::search::search(&mut backend, args).await
+        }
+        Command::Eval(args) => {
+            let mut backend =
+                Backend::open(global, config, Models::for_pipelines(&args.pipelines)).await?;
+            commands::eval::eval(&mut backend, args).await
+        }
+        Command::CheckConfig { .. } | Command::Corpus(_) => {
+            unreachable!("answered without a runtime")
+        }
+    }
+}
+
+/// `service.name` in traces.
+fn service_name(command: &Command) -> &'static str {
+    match command {
+        Command::Serve(args) => args.target.service_name(),
+        Command::Up => Target::All.service_name(),
+        _ => "finemesh-cli",
+    }
+}
+
+/// A command that answers a person logs warnings only, unless the configuration says otherwise.
+fn telemetry_of(command: &Command, config: &Config) -> TelemetryConfig {
+    let mut telemetry = config.telemetry.clone();
+    let is_server = matches!(command, Command::Serve(_) | Command::Up);
+    if !is_server && telemetry.log == TelemetryConfig::default().log {
+        "warn".clone_into(&mut telemetry.log);
+    }
+    telemetry
+}
+
+fn check_config(file: &Path) -> Result<()> {
+    config::load(Some(file))?;
+    println!("{}: no mistakes", file.display());
+    Ok(())
+}
+
+fn corpus_cargo(manifest_path: Option<&Path>, out: Option<&Path>) -> Result<()> {
+    let mut sink: Box<dyn Write> = match out {
+        Some(path) => Box::new(BufWriter::new(
+            File::create(path).with_context(|| path.display().to_string())?,
+        )),
+        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+    };
+    let documents = corpus::write_cargo_corpus(manifest_path, &mut sink)?;
+    eprintln!("{documents} documents");
+    Ok(())
+}

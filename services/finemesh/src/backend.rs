@@ -1,0 +1,72 @@
+//! The mesh that a command talks to: a running one, or one started inside this process.
+
+use anyhow::{Context, Result};
+use search_proto::index::index_service_client::IndexServiceClient;
+use search_proto::search::search_service_client::SearchServiceClient;
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, in_process};
+
+use crate::cli::GlobalArgs;
+use crate::config::Config;
+use crate::mesh::{self, Models};
+
+/// Clients of the public services.
+pub(crate) struct Backend {
+    pub(crate) search: SearchServiceClient<MeshChannel>,
+    pub(crate) index: IndexServiceClient<MeshChannel>,
+    arguments: String,
+}
+
+impl Backend {
+    /// Connects to `--address`, or starts all services in this process.
+    pub(crate) async fn open(global: &GlobalArgs, config: &Config, models: Models) -> Result<Self> {
+        let channel = match &global.address {
+            Some(address) => MeshChannel::tcp(address).context("--address")?,
+            None => embedded(config, models).await?,
+        };
+        Ok(Self {
+            search: SearchServiceClient::new(channel.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            index: IndexServiceClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            arguments: arguments(global),
+        })
+    }
+
+    /// The options that name this mesh on a command line, with a space behind them.
+    pub(crate) fn arguments(&self) -> &str {
+        &self.arguments
+    }
+}
+
+async fn embedded(config: &Config, models: Models) -> Result<MeshChannel> {
+    let server = mesh::all(config, models).await?;
+    let (listener, channel) = in_process("embedded");
+    // Ends with the process: a command that has its answer has no calls in flight.
+    tokio::spawn(async move {
+        if let Err(error) = server
+            .serve_in_process(listener, std::future::pending())
+            .await
+        {
+            tracing::error!(%error, "the embedded mesh ended");
+        }
+    });
+    Ok(channel)
+}
+
+fn arguments(global: &GlobalArgs) -> String {
+    let config = global
+        .config
+        .as_ref()
+        .map(|file| format!("--config {} ", file.display()));
+    let data = global
+        .data
+        .as_ref()
+        .map(|folder| format!("--data {} ", folder.display()));
+    let address = global
+        .address
+        .as_ref()
+        .map(|address| format!("--address {address} "));
+    [config, data, address].into_iter().flatten().collect()
+}

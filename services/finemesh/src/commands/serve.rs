@@ -1,0 +1,27 @@
+//! `finemesh up` and `finemesh serve`.
+
+use anyhow::{Context, Result};
+use service_kit::signals::Signals;
+use tokio::net::TcpListener;
+
+use crate::cli::Target;
+use crate::config::Config;
+use crate::mesh;
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub(crate) async fn serve(config: &Config, target: Target) -> Result<()> {
+    let mut signals = Signals::catch()?;
+    let address = config.server.address;
+    // Bound before anything is loaded: a taken port is told at once.
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("server.address: cannot listen on {address}"))?;
+    let server = mesh::server(config, target).await?;
+    let bound = listener.local_addr()?;
+    tracing::info!(target = target.service_name(), address = %bound, "serving");
+    println!("{} serves on http://{bound}", target.service_name());
+    server
+        .serve(listener, async move { signals.recv().await })
+        .await?;
+    Ok(())
+}

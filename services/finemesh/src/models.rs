@@ -1,0 +1,87 @@
+//! Finds the models that the configuration names, or pulls the default ones the first time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use inference::pull::{self, Installed, PullOptions, PullProgress};
+use inference::{BundleEncoder, EncoderOptions, TextEncoder};
+
+use crate::config::ModelsConfig;
+
+/// The configured encoder, loaded and checked against its golden vectors; pulled first if need be.
+pub(crate) async fn encoder(config: &ModelsConfig) -> Result<Arc<dyn TextEncoder>> {
+    let config = config.clone();
+    let loaded = tokio::task::spawn_blocking(move || load(&config)).await?;
+    Ok(Arc::new(loaded?))
+}
+
+fn load(config: &ModelsConfig) -> Result<BundleEncoder> {
+    let Installed {
+        ort_library,
+        encoder_bundle,
+    } = resolve(config)?;
+    BundleEncoder::open(&ort_library, &encoder_bundle, EncoderOptions::default()).with_context(
+        || {
+            format!(
+                "the encoder bundle in {} cannot be used",
+                encoder_bundle.display()
+            )
+        },
+    )
+}
+
+/// What the configuration names; what it does not name is pulled.
+pub(crate) fn resolve(config: &ModelsConfig) -> Result<Installed> {
+    if let (Some(ort_library), Some(encoder_bundle)) =
+        (&config.onnxruntime_library, &config.encoder_bundle)
+    {
+        return Ok(Installed {
+            ort_library: ort_library.clone(),
+            encoder_bundle: encoder_bundle.clone(),
+        });
+    }
+    let pulled = pull(config)?;
+    let own = |path: &Option<PathBuf>, pulled: PathBuf| path.clone().unwrap_or(pulled);
+    Ok(Installed {
+        ort_library: own(&config.onnxruntime_library, pulled.ort_library),
+        encoder_bundle: own(&config.encoder_bundle, pulled.encoder_bundle),
+    })
+}
+
+/// The default models; at once where they are already there.
+pub(crate) fn pull(config: &ModelsConfig) -> Result<Installed> {
+    if let Some(installed) = pull::installed(&config.cache_folder) {
+        return Ok(installed);
+    }
+    eprintln!(
+        "fetching ONNX Runtime and all-MiniLM-L6-v2 into {}",
+        config.cache_folder.display()
+    );
+    let options = PullOptions {
+        cache_dir: config.cache_folder.clone(),
+        python: config.python.clone(),
+    };
+    let bar = download_bar();
+    let installed = pull::pull(&options, &mut |progress| show(&bar, progress));
+    bar.finish_and_clear();
+    Ok(installed?)
+}
+
+fn download_bar() -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{msg:<11} {bar:30} {bytes}/{total_bytes}  {eta} left");
+    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn show(bar: &ProgressBar, progress: PullProgress) {
+    match progress {
+        PullProgress::Downloading { bytes, total_bytes } => {
+            bar.set_message("downloading");
+            bar.set_length(total_bytes);
+            bar.set_position(bytes);
+        }
+        PullProgress::Unpacking => bar.set_message("unpacking"),
+    }
+}
