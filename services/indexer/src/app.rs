@@ -1,0 +1,105 @@
+//! The service: the indexer behind its bounds, and word to those who serve what it writes.
+
+use std::sync::Arc;
+
+use futures::Stream;
+use futures::future::BoxFuture;
+use inference::TextEncoder;
+use search_core::CollectionName;
+use search_proto::index::index_service_server::IndexServiceServer;
+use segment::store::Store;
+use service_kit::{MAX_MESSAGE_BYTES, Readiness, ServerBuilder};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::config::Config;
+use crate::error::IndexError;
+use crate::grpc::Service;
+use crate::progress::{Event, Summary};
+use crate::run::{Deletion, Indexer};
+use crate::settings::IndexSettings;
+use crate::source::LineBatch;
+
+/// Called after each commit and waited for, so that retrievers in the same process have the snapshot when its writer hears
+/// of it.
+pub type CommitHook = Arc<dyn Fn(CollectionName) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The indexer service.
+pub struct App {
+    indexer: Indexer,
+    runs: Semaphore,
+    max_runs: usize,
+    readiness: Readiness,
+    after_commit: Option<CommitHook>,
+}
+
+impl App {
+    /// A service over the collections in `store`. It is ready at once.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        store: Store,
+        encoder: Arc<dyn TextEncoder>,
+        after_commit: Option<CommitHook>,
+    ) -> Arc<Self> {
+        let max_runs = config.max_concurrent_runs;
+        Arc::new(Self {
+            indexer: Indexer::new(config, store, encoder),
+            runs: Semaphore::new(max_runs),
+            max_runs,
+            readiness: Readiness::ready(),
+            after_commit,
+        })
+    }
+
+    /// Whether it can work.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Adds the gRPC service to a server.
+    pub fn add_to(self: &Arc<Self>, server: &mut ServerBuilder) {
+        let service = IndexServiceServer::new(Service::new(Arc::clone(self)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        server.add(service, &self.readiness);
+    }
+
+    /// [`Indexer::index`] within the service's bounds.
+    pub async fn index(
+        &self,
+        settings: IndexSettings,
+        lines: impl Stream<Item = Result<LineBatch, IndexError>> + Send + Unpin,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Summary, IndexError> {
+        let _run = self
+            .runs
+            .try_acquire()
+            .map_err(|_| IndexError::TooManyRuns {
+                limit: self.max_runs,
+            })?;
+        let collection = settings.collection.clone();
+        let summary = self.indexer.index(settings, lines, events).await?;
+        self.tell(collection, summary.snapshot).await;
+        Ok(summary)
+    }
+
+    /// [`Indexer::delete`], and word of it.
+    pub async fn delete(
+        &self,
+        collection: &CollectionName,
+        ids: Vec<String>,
+    ) -> Result<Deletion, IndexError> {
+        let deletion = self.indexer.delete(collection, ids).await?;
+        self.tell(collection.clone(), deletion.snapshot).await;
+        Ok(deletion)
+    }
+
+    async fn tell(&self, collection: CollectionName, snapshot: Option<u64>) {
+        let Some(number) = snapshot else { return };
+        tracing::info!(%collection, number, "committed");
+        if let Some(after_commit) = &self.after_commit {
+            after_commit(collection).await;
+        }
+    }
+}

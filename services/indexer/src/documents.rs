@@ -1,0 +1,137 @@
+//! The documents of a run: ids and places in memory, everything else in the spool.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::IndexError;
+use crate::progress::InvalidLine;
+use crate::spool::{DocumentSpool, DocumentSpoolWriter, SpooledDocument};
+
+/// A line of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: Arc<str>,
+    pub(crate) line: u64,
+}
+
+impl Place {
+    pub(crate) fn invalid(&self, reason: impl Into<String>) -> InvalidLine {
+        InvalidLine {
+            file: Arc::clone(&self.file),
+            line: self.line,
+            reason: reason.into(),
+        }
+    }
+}
+
+struct Entry {
+    id: Arc<str>,
+    place: Place,
+    offset: u64,
+}
+
+/// Takes the documents of a run in and refuses an id that it has seen.
+pub(crate) struct DocumentsBuilder {
+    entries: Vec<Entry>,
+    by_id: HashMap<Arc<str>, u32>,
+    spool: DocumentSpoolWriter,
+    directory: Arc<Path>,
+}
+
+impl DocumentsBuilder {
+    pub(crate) fn create(directory: &Arc<Path>) -> Result<Self, IndexError> {
+        let spool = DocumentSpoolWriter::create(directory).map_err(IndexError::spool(directory))?;
+        Ok(Self {
+            entries: Vec::new(),
+            by_id: HashMap::new(),
+            spool,
+            directory: Arc::clone(directory),
+        })
+    }
+
+    /// Where the id was seen first.
+    pub(crate) fn first_place(&self, id: &str) -> Option<&Place> {
+        self.by_id
+            .get(id)
+            .map(|entry| &self.entries[*entry as usize].place)
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        id: String,
+        place: Place,
+        document: &SpooledDocument,
+    ) -> Result<(), IndexError> {
+        let offset = self
+            .spool
+            .push(document)
+            .map_err(IndexError::spool(&self.directory))?;
+        let id: Arc<str> = id.into();
+        self.by_id
+            .insert(Arc::clone(&id), self.entries.len() as u32);
+        self.entries.push(Entry { id, place, offset });
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn finish(self) -> Result<RunDocuments, IndexError> {
+        let spool = self
+            .spool
+            .finish()
+            .map_err(IndexError::spool(&self.directory))?;
+        Ok(RunDocuments {
+            entries: self.entries,
+            spool,
+            directory: self.directory,
+        })
+    }
+}
+
+/// The documents of a run, in the order of their lines.
+pub(crate) struct RunDocuments {
+    entries: Vec<Entry>,
+    spool: DocumentSpool,
+    directory: Arc<Path>,
+}
+
+impl RunDocuments {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn id(&self, document: usize) -> &Arc<str> {
+        &self.entries[document].id
+    }
+
+    /// What a message calls the document: its id, and where it was read.
+    pub(crate) fn name(&self, document: usize) -> String {
+        let Entry { id, place, .. } = &self.entries[document];
+        format!("{}:{}: document {id}", place.file, place.line)
+    }
+
+    /// The folder of the run's temporary files.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn read(&self, document: usize) -> Result<SpooledDocument, IndexError> {
+        self.spool
+            .read(self.entries[document].offset)
+            .map_err(IndexError::spool(&self.directory))
+    }
+
+    /// The title and a part of the text.
+    pub(crate) fn read_passage(
+        &self,
+        document: usize,
+        span: std::ops::Range<u32>,
+    ) -> Result<(String, String), IndexError> {
+        self.spool
+            .read_passage(self.entries[document].offset, span)
+            .map_err(IndexError::spool(&self.directory))
+    }
+}

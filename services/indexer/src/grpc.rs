@@ -1,0 +1,307 @@
+//! The wire side: requests are checked and translated, everything else is the indexer's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use search_core::{CollectionName, FieldError};
+use search_proto::common::Snapshot;
+use search_proto::convert::micros;
+use search_proto::index as wire;
+use search_proto::index::index_event::Event as WireEvent;
+use search_proto::index::index_request::Part;
+use search_proto::index::index_service_server::IndexService;
+use segment::manifest::Stage;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::error::IndexError;
+use crate::progress::{Event, Summary};
+use crate::settings::IndexSettings;
+use crate::source::{LineBatch, MAX_BATCH_LINES};
+
+/// Events on their way to the client; a run waits for a client that does not read them.
+const EVENTS_IN_FLIGHT: usize = 64;
+/// A file name is for messages only.
+const MAX_FILE_NAME_BYTES: usize = 4096;
+const MAX_DELETED_IDS: usize = 100_000;
+
+/// The generated server's handlers.
+pub(crate) struct Service {
+    app: Arc<App>,
+}
+
+impl Service {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+}
+
+#[tonic::async_trait]
+impl IndexService for Service {
+    type IndexStream = ReceiverStream<Result<wire::IndexEvent, Status>>;
+
+    async fn index(
+        &self,
+        request: Request<Streaming<wire::IndexRequest>>,
+    ) -> Result<Response<Self::IndexStream>, Status> {
+        let app = Arc::clone(&self.app);
+        let (answers, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
+        let run = serve_index(app, request.into_inner(), answers);
+        // Ends with the run: when the client goes away, so does the receiver.
+        tokio::spawn(tracing::Instrument::in_current_span(run));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<wire::DeleteRequest>,
+    ) -> Result<Response<wire::DeleteResponse>, Status> {
+        let wire::DeleteRequest {
+            collection,
+            document_ids,
+        } = request.into_inner();
+        let name = collection_name("collection", &collection)?;
+        if !(1..=MAX_DELETED_IDS).contains(&document_ids.len()) {
+            let message = format!("has {} ids, not 1 to {MAX_DELETED_IDS}", document_ids.len());
+            return Err(IndexError::invalid("document_ids", message).into());
+        }
+        let deletion = self.app.delete(&name, document_ids).await?;
+        Ok(Response::new(wire::DeleteResponse {
+            snapshot: deletion
+                .snapshot
+                .map(|number| Snapshot { collection, number }),
+            deleted: deletion.deleted,
+            unknown: deletion.unknown,
+        }))
+    }
+}
+
+type Answers = mpsc::Sender<Result<wire::IndexEvent, Status>>;
+
+/// Runs, and sends events and the outcome, as long as the client listens.
+async fn serve_index(app: Arc<App>, mut requests: Streaming<wire::IndexRequest>, answers: Answers) {
+    let outcome = tokio::select! {
+        outcome = run_index(&app, &mut requests, &answers) => outcome,
+        () = answers.closed() => return,
+    };
+    // A client that has gone meanwhile wants no outcome.
+    let _ = answers.send(outcome.map_err(Status::from)).await;
+}
+
+async fn run_index(
+    app: &App,
+    requests: &mut Streaming<wire::IndexRequest>,
+    answers: &Answers,
+) -> Result<wire::IndexEvent, IndexError> {
+    let settings = first_message(requests).await?;
+    let collection = settings.collection.clone();
+    let (events, received) = mpsc::channel(EVENTS_IN_FLIGHT);
+    let lines = Box::pin(lines_of(requests));
+    let (summary, ()) = tokio::join!(
+        app.index(settings, lines, events),
+        forward(received, answers)
+    );
+    Ok(event(WireEvent::Summary(summary_to_wire(
+        summary?,
+        &collection,
+    ))))
+}
+
+async fn forward(mut received: mpsc::Receiver<Event>, answers: &Answers) {
+    while let Some(told) = received.recv().await {
+        if answers.send(Ok(event(event_to_wire(told)))).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn first_message(
+    requests: &mut Streaming<wire::IndexRequest>,
+) -> Result<IndexSettings, IndexError> {
+    match requests.message().await {
+        Ok(Some(wire::IndexRequest {
+            part: Some(Part::Settings(settings)),
+        })) => settings_from_wire(settings),
+        Ok(_) => Err(IndexError::invalid("settings", "must be the first message")),
+        Err(status) => Err(IndexError::Stream(Box::new(status))),
+    }
+}
+
+/// A stream that breaks off is an error: only an orderly end may be followed by a commit.
+fn lines_of(
+    requests: &mut Streaming<wire::IndexRequest>,
+) -> impl Stream<Item = Result<LineBatch, IndexError>> + Send + '_ {
+    requests.map(|request| match request {
+        Ok(wire::IndexRequest {
+            part: Some(Part::Lines(lines)),
+        }) => lines_from_wire(lines),
+        Ok(wire::IndexRequest {
+            part: Some(Part::Settings(_)),
+        }) => Err(IndexError::invalid(
+            "settings",
+            "must be the first message only",
+        )),
+        Ok(wire::IndexRequest { part: None }) => {
+            Err(IndexError::invalid("part", "must be settings or lines"))
+        }
+        Err(status) => Err(IndexError::Stream(Box::new(status))),
+    })
+}
+
+fn lines_from_wire(
+    wire::Lines {
+        file,
+        first_line,
+        lines,
+    }: wire::Lines,
+) -> Result<LineBatch, IndexError> {
+    let mut mistakes = Vec::new();
+    if file.len() > MAX_FILE_NAME_BYTES {
+        let message = format!(
+            "has {} bytes, at most {MAX_FILE_NAME_BYTES} are allowed",
+            file.len()
+        );
+        mistakes.push(FieldError::new("lines.file", message));
+    }
+    if first_line == 0 || first_line.checked_add(lines.len() as u64).is_none() {
+        mistakes.push(FieldError::new(
+            "lines.first_line",
+            "must be a line number from 1",
+        ));
+    }
+    if lines.len() > MAX_BATCH_LINES {
+        let message = format!(
+            "has {} lines, at most {MAX_BATCH_LINES} are allowed",
+            lines.len()
+        );
+        mistakes.push(FieldError::new("lines.lines", message));
+    }
+    if mistakes.is_empty() {
+        Ok(LineBatch {
+            file: file.into(),
+            first_line,
+            lines,
+        })
+    } else {
+        Err(IndexError::InvalidArgument(mistakes))
+    }
+}
+
+fn settings_from_wire(settings: wire::IndexSettings) -> Result<IndexSettings, IndexError> {
+    let mut mistakes = Vec::new();
+    let mut stages = Vec::new();
+    for (index, name) in settings.stages.iter().enumerate() {
+        match [Stage::Sparse, Stage::Dense]
+            .into_iter()
+            .find(|stage| stage.as_str() == name)
+        {
+            Some(stage) => stages.push(stage),
+            None => {
+                let path = format!("settings.stages[{index}]");
+                mistakes.push(FieldError::new(
+                    path,
+                    format!("{name:?} is unknown; known are sparse and dense"),
+                ));
+            }
+        }
+    }
+    match collection_name("settings.collection", &settings.collection) {
+        Ok(collection) if mistakes.is_empty() => Ok(IndexSettings {
+            collection,
+            shards: settings.shards,
+            stages,
+            passage_tokens: settings.passage_tokens,
+            overlap_tokens: settings.overlap_tokens,
+            language: (!settings.language.is_empty()).then_some(settings.language),
+            skip_invalid: settings.skip_invalid,
+        }),
+        name => {
+            mistakes.extend(name.err().map(|error| error.fields()).unwrap_or_default());
+            Err(IndexError::InvalidArgument(mistakes))
+        }
+    }
+}
+
+fn collection_name(path: &str, name: &str) -> Result<CollectionName, IndexError> {
+    CollectionName::try_from(name).map_err(|error| IndexError::invalid(path, error.to_string()))
+}
+
+fn event(event: WireEvent) -> wire::IndexEvent {
+    wire::IndexEvent { event: Some(event) }
+}
+
+fn event_to_wire(event: Event) -> WireEvent {
+    match event {
+        Event::Progress(progress) => WireEvent::Progress(wire::IndexProgress {
+            phase: progress.phase.as_str().to_owned(),
+            done: progress.done,
+            total: progress.total,
+        }),
+        Event::Invalid(line) => WireEvent::Invalid(wire::InvalidLine {
+            file: line.file.to_string(),
+            line: line.line,
+            reason: line.reason,
+        }),
+    }
+}
+
+fn summary_to_wire(summary: Summary, collection: &CollectionName) -> wire::IndexSummary {
+    let phase_time = |phase: &str, time: Duration| wire::PhaseTime {
+        phase: phase.to_owned(),
+        wall_us: micros(time),
+    };
+    let mut times: Vec<wire::PhaseTime> = summary
+        .times
+        .iter()
+        .map(|(phase, time)| phase_time(phase.as_str(), *time))
+        .collect();
+    if !summary.encoder_compute.is_zero() {
+        times.push(phase_time(ENCODER_COMPUTE, summary.encoder_compute));
+    }
+    wire::IndexSummary {
+        snapshot: summary.snapshot.map(|number| Snapshot {
+            collection: collection.to_string(),
+            number,
+        }),
+        documents: summary.documents,
+        passages: summary.passages,
+        replaced: summary.replaced,
+        invalid: summary.invalid,
+        bytes: summary
+            .part_bytes
+            .into_iter()
+            .map(|(part, bytes)| wire::PartBytes { part, bytes })
+            .collect(),
+        times,
+    }
+}
+
+/// Not a phase of its own: the compute time within "encode", summed over the jobs that ran side by side.
+const ENCODER_COMPUTE: &str = "encoder_compute";
+
+impl From<IndexError> for Status {
+    fn from(error: IndexError) -> Self {
+        if let IndexError::Stream(status) = error {
+            return *status;
+        }
+        service_kit::status::status(error.kind(), &Chain(&error), error.fields())
+    }
+}
+
+/// An error and its causes in one line.
+struct Chain<'a>(&'a IndexError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(formatter, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

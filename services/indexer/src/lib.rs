@@ -1,0 +1,31 @@
+//! Reads documents, encodes them, builds segments, commits snapshots.
+//!
+//! The rooms in the order of a run: [`source`] cuts files into lines, `read` makes them documents or refuses them, `passages`
+//! cuts texts, `encode` makes vectors, `rotation` fits the collection's axes, `build` writes segments, `commit` makes them the
+//! next snapshot. [`Indexer`] takes these steps; [`App`] offers them over gRPC.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
+
+mod app;
+mod build;
+mod commit;
+mod config;
+mod documents;
+mod encode;
+mod error;
+mod grpc;
+mod passages;
+mod progress;
+mod read;
+mod rotation;
+mod run;
+mod settings;
+pub mod source;
+mod spool;
+
+pub use app::{App, CommitHook};
+pub use config::{Config, RawConfig};
+pub use error::IndexError;
+pub use progress::{Event, InvalidLine, Phase, Progress, Summary};
+pub use run::{Deletion, Indexer};
+pub use settings::IndexSettings;

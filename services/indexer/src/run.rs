@@ -1,0 +1,563 @@
+//! The way of a run: read everything, then split, encode, build and commit.
+//!
+//! A run writes nothing that a reader could see before its commit, and its commit is one atomic step. When another writer was
+//! faster, the steps that depend on the collection's state are taken again from the newer one; what still holds is kept:
+//! usually everything but the commit.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use inference::TextEncoder;
+use search_core::CollectionName;
+use segment::attributes::AttributeTypes;
+use segment::manifest::{CollectionSettings, Manifest, Stage};
+use segment::store::Store;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use vector_math::Rotation;
+
+use crate::build::{Build, BuiltSegments, Destination, build_segments};
+use crate::commit::{Change, Committed, Outcome, commit};
+use crate::config::Config;
+use crate::documents::RunDocuments;
+use crate::encode::{Encoding, encode_passages};
+use crate::error::IndexError;
+use crate::passages::{PassageSize, Passages, split_documents};
+use crate::progress::{Counter, Event, Events, Phase, Stopwatch, Summary};
+use crate::read::{CheckedTypes, ReadDocuments, Reader};
+use crate::rotation;
+use crate::settings::IndexSettings;
+use crate::source::LineBatch;
+use crate::spool::VectorSpool;
+
+/// Each lost race means that another writer has won one, so that this many in a row are a crowd.
+const COMMIT_ATTEMPTS: u32 = 32;
+/// Files of interrupted runs are removed after this: longer than any run takes from its first upload to its commit.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Invalid lines that are told one by one; all are counted.
+const INVALID_LINES_TOLD: u64 = 1000;
+
+/// Changes collections.
+pub struct Indexer {
+    store: Store,
+    encoder: Arc<dyn TextEncoder>,
+    config: Config,
+}
+
+/// What a deletion did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// The snapshot that was committed; none if the collection had none of the documents.
+    pub snapshot: Option<u64>,
+    /// Documents removed.
+    pub deleted: u64,
+    /// Ids that the collection does not have, in the order in which they were given.
+    pub unknown: Vec<String>,
+}
+
+impl Indexer {
+    /// An indexer of the collections in `store`.
+    pub fn new(config: Config, store: Store, encoder: Arc<dyn TextEncoder>) -> Self {
+        Self {
+            store,
+            encoder,
+            config,
+        }
+    }
+
+    /// Adds or replaces the documents of all lines with one commit, or changes nothing. Dropping the future, or the receiver
+    /// of the events, ends the run without a commit.
+    pub async fn index<E>(
+        &self,
+        settings: IndexSettings,
+        lines: impl Stream<Item = Result<LineBatch, E>> + Send + Unpin,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Summary, IndexError>
+    where
+        IndexError: From<E>,
+    {
+        let mistakes = settings.mistakes();
+        if !mistakes.is_empty() {
+            return Err(IndexError::InvalidArgument(mistakes));
+        }
+        let (events, _guard) = Events::new(events);
+        let mut run = Run::start(self, settings, events.clone()).await?;
+        let read = run.read(lines).await?;
+        run.change(read).await
+    }
+
+    /// Removes documents with one commit, or changes nothing.
+    pub async fn delete(
+        &self,
+        collection: &CollectionName,
+        ids: Vec<String>,
+    ) -> Result<Deletion, IndexError> {
+        let directory = self.temporary_folder()?;
+        let mut document_ids: Vec<Arc<str>> = ids.iter().map(|id| Arc::from(id.as_str())).collect();
+        document_ids.sort_unstable();
+        document_ids.dedup();
+        let document_ids = Arc::new(document_ids);
+        for _ in 0..COMMIT_ATTEMPTS {
+            let Some(base) = self.store.latest_manifest(collection).await? else {
+                return Err(IndexError::UnknownCollection {
+                    collection: collection.to_string(),
+                });
+            };
+            let change = Change {
+                store: self.store.clone(),
+                collection: collection.clone(),
+                run: run_id(),
+                segments: Arc::default(),
+                document_ids: Arc::clone(&document_ids),
+                types: base.attributes.clone(),
+                rotation: None,
+                directory: directory.path().into(),
+            };
+            match commit(&base, &change).await? {
+                Outcome::Committed(committed) => return Ok(Deletion::of(Some(committed), ids)),
+                Outcome::Unchanged => return Ok(Deletion::of(None, ids)),
+                Outcome::Conflict => {}
+            }
+        }
+        Err(contended(collection))
+    }
+
+    fn temporary_folder(&self) -> Result<TempDir, IndexError> {
+        let parent = &self.config.temporary_folder;
+        let created = tempfile::Builder::new()
+            .prefix("finemesh-index-")
+            .tempdir_in(parent);
+        created.map_err(IndexError::spool(parent))
+    }
+}
+
+impl Deletion {
+    fn of(committed: Option<Committed>, ids: Vec<String>) -> Self {
+        let snapshot = committed.as_ref().map(|committed| committed.number);
+        let removed = committed
+            .map(|committed| committed.removed)
+            .unwrap_or_default();
+        let unknown = ids
+            .into_iter()
+            .filter(|id| !removed.contains(id.as_str()))
+            .collect();
+        Self {
+            snapshot,
+            deleted: removed.len() as u64,
+            unknown,
+        }
+    }
+}
+
+fn contended(collection: &CollectionName) -> IndexError {
+    IndexError::Contended {
+        collection: collection.to_string(),
+        attempts: COMMIT_ATTEMPTS,
+    }
+}
+
+/// Unique, so that no two runs ever write to one key.
+fn run_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// One run of [`Indexer::index`].
+struct Run<'a> {
+    indexer: &'a Indexer,
+    wishes: IndexSettings,
+    events: Events,
+    stopwatch: Stopwatch,
+    encoder_compute: Duration,
+    /// Last, so that it is removed after everything that reads it.
+    directory: TempDir,
+}
+
+/// What a run has worked out so far, each with what it was worked out for.
+#[derive(Default)]
+struct Work {
+    split: Option<(PassageSize, Arc<Passages>)>,
+    vectors: Option<Arc<VectorSpool>>,
+    fitted: Option<Rotation>,
+    built: Option<Built>,
+}
+
+struct Built {
+    settings: CollectionSettings,
+    rotation: Option<Rotation>,
+    segments: Arc<BuiltSegments>,
+}
+
+impl<'a> Run<'a> {
+    async fn start(
+        indexer: &'a Indexer,
+        wishes: IndexSettings,
+        events: Events,
+    ) -> Result<Self, IndexError> {
+        remove_leftovers(&indexer.store, &wishes.collection).await;
+        Ok(Self {
+            directory: indexer.temporary_folder()?,
+            indexer,
+            wishes,
+            events,
+            stopwatch: Stopwatch::default(),
+            encoder_compute: Duration::ZERO,
+        })
+    }
+
+    async fn latest(&self) -> Result<Option<Manifest>, IndexError> {
+        Ok(self
+            .indexer
+            .store
+            .latest_manifest(&self.wishes.collection)
+            .await?)
+    }
+
+    fn resolve(&self, latest: Option<&Manifest>) -> Result<CollectionSettings, IndexError> {
+        self.wishes
+            .resolve(latest, &self.indexer.config, self.indexer.encoder.info())
+    }
+
+    /// Reads and checks all lines.
+    async fn read<E>(
+        &mut self,
+        mut lines: impl Stream<Item = Result<LineBatch, E>> + Send + Unpin,
+    ) -> Result<ReadDocuments, IndexError>
+    where
+        IndexError: From<E>,
+    {
+        let begin = Instant::now();
+        let latest = self.latest().await?;
+        self.resolve(latest.as_ref())?;
+        let types = latest
+            .map(|manifest| manifest.attributes)
+            .unwrap_or_default();
+        let directory: Arc<Path> = self.directory.path().into();
+        let mut reader = Reader::new(types, &directory)?;
+        let mut told = 0;
+        while let Some(batch) = lines.next().await {
+            let batch = batch?;
+            let read = move || reader.read(&batch).map(|refused| (reader, refused));
+            let (returned, refused) = tokio::task::spawn_blocking(read).await??;
+            reader = returned;
+            for line in refused {
+                told += 1;
+                if told <= INVALID_LINES_TOLD {
+                    self.events.send(Event::Invalid(line)).await?;
+                }
+            }
+            self.events.check()?;
+            self.events.offer(Phase::Read, reader.documents(), 0);
+        }
+        let skip_invalid = self.wishes.skip_invalid;
+        let read = tokio::task::spawn_blocking(move || reader.finish(skip_invalid)).await??;
+        self.stopwatch.add(Phase::Read, begin);
+        Ok(read)
+    }
+
+    /// Makes the documents part of the collection.
+    async fn change(mut self, read: ReadDocuments) -> Result<Summary, IndexError> {
+        let ReadDocuments {
+            documents,
+            types,
+            invalid,
+        } = read;
+        let documents = Arc::new(documents);
+        if documents.len() == 0 {
+            return Ok(Summary {
+                invalid,
+                times: self.stopwatch.into_times(),
+                ..Summary::default()
+            });
+        }
+        let mut work = Work::default();
+        for _ in 0..COMMIT_ATTEMPTS {
+            let latest = self.latest().await?;
+            let settings = self.resolve(latest.as_ref())?;
+            let is_new_rotation = self
+                .prepare(&documents, &settings, latest.as_ref(), &mut work)
+                .await?;
+            let base =
+                latest.unwrap_or_else(|| Manifest::empty(self.wishes.collection.clone(), settings));
+            let types = types_with(&documents, &types, &base).await?;
+            let rotation = work
+                .fitted
+                .as_ref()
+                .filter(|_| is_new_rotation)
+                .map(Rotation::to_bytes);
+            let change = self.change_of(&documents, types, &work, rotation);
+            let begin = Instant::now();
+            let outcome = commit(&base, &change).await?;
+            self.stopwatch.add(Phase::Commit, begin);
+            if let Outcome::Committed(committed) = outcome {
+                return Ok(self.summary(&documents, &work, invalid, &committed));
+            }
+        }
+        Err(contended(&self.wishes.collection))
+    }
+
+    fn change_of(
+        &self,
+        documents: &RunDocuments,
+        types: AttributeTypes,
+        work: &Work,
+        rotation: Option<Vec<u8>>,
+    ) -> Change {
+        let ids = (0..documents.len())
+            .map(|document| Arc::clone(documents.id(document)))
+            .collect();
+        Change {
+            store: self.indexer.store.clone(),
+            collection: self.wishes.collection.clone(),
+            run: run_id(),
+            segments: work
+                .built
+                .as_ref()
+                .map(|built| Arc::clone(&built.segments))
+                .unwrap_or_default(),
+            document_ids: Arc::new(ids),
+            types,
+            rotation,
+            directory: self.directory.path().into(),
+        }
+    }
+
+    /// Brings the segments into the form that the collection's state asks for. Returns whether the rotation is new.
+    async fn prepare(
+        &mut self,
+        documents: &Arc<RunDocuments>,
+        settings: &CollectionSettings,
+        latest: Option<&Manifest>,
+        work: &mut Work,
+    ) -> Result<bool, IndexError> {
+        let passages = self.split(documents, settings, work).await?;
+        if settings.stages.contains(&Stage::Dense) {
+            self.encode(documents, &passages, work).await?;
+        }
+        let stored = self.stored_rotation(latest).await?;
+        let wants_rotation = settings.dense.as_ref().is_some_and(|dense| dense.rotated);
+        let is_new = wants_rotation && stored.is_none();
+        if is_new {
+            self.fit(documents, &passages, settings, work).await?;
+        }
+        let rotation = if is_new { work.fitted.clone() } else { stored };
+        self.build(documents, &passages, settings, rotation, latest, work)
+            .await?;
+        Ok(is_new)
+    }
+
+    async fn split(
+        &mut self,
+        documents: &Arc<RunDocuments>,
+        settings: &CollectionSettings,
+        work: &mut Work,
+    ) -> Result<Arc<Passages>, IndexError> {
+        let size = PassageSize {
+            passage_tokens: settings.passage_tokens,
+            overlap_tokens: settings.overlap_tokens,
+        };
+        if let Some((_, passages)) = work.split.as_ref().filter(|(known, _)| *known == size) {
+            return Ok(Arc::clone(passages));
+        }
+        let begin = Instant::now();
+        let total = documents.len() as u64;
+        let counter = Counter::new(&self.events, Phase::Read, total);
+        let (task, encoder) = (Arc::clone(documents), Arc::clone(&self.indexer.encoder));
+        let split = move || split_documents(&task, size, &*encoder, &counter);
+        let passages = Arc::new(tokio::task::spawn_blocking(split).await??);
+        self.events.progress(Phase::Read, total, total).await?;
+        self.stopwatch.add(Phase::Read, begin);
+        *work = Work {
+            split: Some((size, Arc::clone(&passages))),
+            ..Work::default()
+        };
+        Ok(passages)
+    }
+
+    async fn encode(
+        &mut self,
+        documents: &Arc<RunDocuments>,
+        passages: &Arc<Passages>,
+        work: &mut Work,
+    ) -> Result<(), IndexError> {
+        if work.vectors.is_some() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let encoder = &self.indexer.encoder;
+        let directory = documents.directory();
+        let vectors = VectorSpool::create(directory, encoder.info().dimensions);
+        let vectors = Arc::new(vectors.map_err(IndexError::spool(directory))?);
+        let total = passages.len();
+        self.events.progress(Phase::Encode, 0, total).await?;
+        self.encoder_compute += encode_passages(Encoding {
+            documents: Arc::clone(documents),
+            passages: Arc::clone(passages),
+            encoder: Arc::clone(encoder),
+            vectors: Arc::clone(&vectors),
+            counter: Counter::new(&self.events, Phase::Encode, total),
+        })
+        .await?;
+        self.events.progress(Phase::Encode, total, total).await?;
+        self.stopwatch.add(Phase::Encode, begin);
+        work.vectors = Some(vectors);
+        Ok(())
+    }
+
+    async fn stored_rotation(
+        &self,
+        latest: Option<&Manifest>,
+    ) -> Result<Option<Rotation>, IndexError> {
+        let Some(file) = latest.and_then(|manifest| manifest.rotation.as_ref()) else {
+            return Ok(None);
+        };
+        let path = self
+            .indexer
+            .store
+            .local_file(&self.wishes.collection, file)
+            .await?;
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(segment::SegmentError::io(&path))?;
+        Rotation::from_bytes(&bytes)
+            .map(Some)
+            .map_err(IndexError::Rotation)
+    }
+
+    async fn fit(
+        &mut self,
+        documents: &Arc<RunDocuments>,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+        work: &mut Work,
+    ) -> Result<(), IndexError> {
+        let (Some(encoder), Some(dense), Some(vectors)) = (
+            settings.encoder.clone(),
+            settings.dense.clone(),
+            work.vectors.clone(),
+        ) else {
+            return Ok(());
+        };
+        if work.fitted.is_some() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let (documents, passages) = (Arc::clone(documents), Arc::clone(passages));
+        let fit = move || rotation::fit(&documents, &passages, &vectors, &encoder, &dense);
+        work.fitted = Some(tokio::task::spawn_blocking(fit).await??);
+        self.stopwatch.add(Phase::Build, begin);
+        Ok(())
+    }
+
+    async fn build(
+        &mut self,
+        documents: &Arc<RunDocuments>,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+        rotation: Option<Rotation>,
+        latest: Option<&Manifest>,
+        work: &mut Work,
+    ) -> Result<(), IndexError> {
+        let fits = |built: &Built| built.settings == *settings && built.rotation == rotation;
+        if work.built.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let total = passages.len();
+        self.events.progress(Phase::Build, 0, total).await?;
+        let build = Build {
+            documents: Arc::clone(documents),
+            passages: Arc::clone(passages),
+            settings: settings.clone(),
+            vectors: rotation::coder(settings, rotation.clone())?.zip(work.vectors.clone()),
+            max_segment_passages: self.indexer.config.max_segment_passages,
+            counter: Counter::new(&self.events, Phase::Build, total),
+        };
+        let segments = build_segments(build, &self.destination(latest)).await?;
+        self.events.progress(Phase::Build, total, total).await?;
+        self.stopwatch.add(Phase::Build, begin);
+        work.built = Some(Built {
+            settings: settings.clone(),
+            rotation,
+            segments: Arc::new(segments),
+        });
+        Ok(())
+    }
+
+    fn destination(&self, latest: Option<&Manifest>) -> Destination {
+        Destination {
+            store: self.indexer.store.clone(),
+            collection: self.wishes.collection.clone(),
+            // A build that is done again gets keys of its own: no file is ever written twice.
+            run: run_id(),
+            first_number: latest.map_or(0, |manifest| manifest.next_segment),
+        }
+    }
+
+    fn summary(
+        self,
+        documents: &RunDocuments,
+        work: &Work,
+        invalid: u64,
+        committed: &Committed,
+    ) -> Summary {
+        let mut summary = Summary {
+            snapshot: Some(committed.number),
+            documents: documents.len() as u64,
+            passages: work
+                .split
+                .as_ref()
+                .map_or(0, |(_, passages)| passages.len()),
+            replaced: committed.removed.len() as u64,
+            invalid,
+            times: self.stopwatch.into_times(),
+            encoder_compute: self.encoder_compute,
+            ..Summary::default()
+        };
+        let segments = work.built.iter().flat_map(|built| &built.segments.segments);
+        for (part, files) in segments.flat_map(|segment| &segment.parts) {
+            let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+            *summary.part_bytes.entry(part.clone()).or_default() += bytes;
+        }
+        summary
+    }
+}
+
+/// The types of the collection's metadata fields once the documents are in. They were checked against the collection as it
+/// was when the run began; if it has other types by now, they are checked again.
+async fn types_with(
+    documents: &Arc<RunDocuments>,
+    checked: &CheckedTypes,
+    base: &Manifest,
+) -> Result<AttributeTypes, IndexError> {
+    if checked.before == base.attributes {
+        return Ok(checked.after.clone());
+    }
+    let (documents, mut types) = (Arc::clone(documents), base.attributes.clone());
+    let observe = move || {
+        for document in 0..documents.len() {
+            let metadata = documents.read(document)?.metadata();
+            let observed = types.observe(&metadata);
+            observed.map_err(|source| IndexError::Metadata {
+                document: documents.name(document),
+                source,
+            })?;
+        }
+        Ok(types)
+    };
+    tokio::task::spawn_blocking(observe).await?
+}
+
+/// Clears up after runs that were interrupted long ago. A failure is no reason not to run.
+async fn remove_leftovers(store: &Store, collection: &CollectionName) {
+    match store.delete_unreferenced(collection, LEFTOVER_AGE).await {
+        Ok(removed) if removed.files > 0 => {
+            tracing::info!(%collection, removed.files, removed.bytes, "removed what no snapshot needs");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%collection, %error, "leftovers of interrupted runs could not be removed")
+        }
+    }
+}

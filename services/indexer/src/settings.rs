@@ -1,0 +1,443 @@
+//! What a run is asked for, and what it means for a collection: a new one takes the wishes and the defaults, an existing
+//! one keeps what it was built with and refuses other wishes.
+
+use std::fmt::Display;
+
+use inference::EncoderInfo;
+use search_core::{CollectionName, FieldError};
+use segment::manifest::{
+    CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS, Manifest, Stage,
+};
+use segment::sparse::languages;
+
+use crate::config::{Config, PASSAGE_TOKENS};
+use crate::error::IndexError;
+use crate::passages::PassageSize;
+
+const DEFAULT_LANGUAGE: &str = "english";
+const DEFAULT_STAGES: [Stage; 2] = [Stage::Sparse, Stage::Dense];
+
+/// What a run is asked for. What is not set is the collection's, or the default for a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexSettings {
+    /// The collection; created if it does not exist.
+    pub collection: CollectionName,
+    /// Shards.
+    pub shards: Option<u32>,
+    /// Stages to build; empty: not set.
+    pub stages: Vec<Stage>,
+    /// Tokens of a passage.
+    pub passage_tokens: Option<u32>,
+    /// Tokens that neighbouring passages share.
+    pub overlap_tokens: Option<u32>,
+    /// Analysis of the text.
+    pub language: Option<String>,
+    /// Leave out invalid lines instead of refusing the run.
+    pub skip_invalid: bool,
+}
+
+impl IndexSettings {
+    /// Nothing but the defaults.
+    #[must_use]
+    pub fn new(collection: CollectionName) -> Self {
+        Self {
+            collection,
+            shards: None,
+            stages: Vec::new(),
+            passage_tokens: None,
+            overlap_tokens: None,
+            language: None,
+            skip_invalid: false,
+        }
+    }
+
+    /// Wishes that no collection could have; all of them.
+    pub(crate) fn mistakes(&self) -> Vec<FieldError> {
+        let mut mistakes = Vec::new();
+        let mut check = |is_right: bool, path: &str, message: String| {
+            if !is_right {
+                mistakes.push(FieldError::new(path, message));
+            }
+        };
+        let shards_fit = self
+            .shards
+            .is_none_or(|shards| (1..=MAX_SHARDS).contains(&shards));
+        check(
+            shards_fit,
+            "settings.shards",
+            format!("must be 1 to {MAX_SHARDS}"),
+        );
+        let tokens_fit = self
+            .passage_tokens
+            .is_none_or(|tokens| PASSAGE_TOKENS.contains(&tokens));
+        check(
+            tokens_fit,
+            "settings.passage_tokens",
+            "must be 16 to 8192".to_owned(),
+        );
+        let overlap_fits = match (self.passage_tokens, self.overlap_tokens) {
+            (Some(tokens), Some(overlap)) => overlap < tokens.div_ceil(2),
+            (None, Some(overlap)) => overlap < PASSAGE_TOKENS.end() / 2,
+            (_, None) => true,
+        };
+        check(
+            overlap_fits,
+            "settings.overlap_tokens",
+            "must be less than half of passage_tokens".to_owned(),
+        );
+        if let Some(language) = &self.language {
+            let known: Vec<&str> = languages().collect();
+            let is_known = known.contains(&language.as_str());
+            check(
+                is_known,
+                "settings.language",
+                format!("{language:?} is unknown; known are {}", known.join(", ")),
+            );
+        }
+        mistakes
+    }
+
+    /// The settings of the collection: those of its manifest, or new ones.
+    pub(crate) fn resolve(
+        &self,
+        latest: Option<&Manifest>,
+        config: &Config,
+        encoder: &EncoderInfo,
+    ) -> Result<CollectionSettings, IndexError> {
+        match latest {
+            None => self.new_collection(config, encoder),
+            Some(manifest) => {
+                self.check_against(&manifest.settings)?;
+                check_encoder(manifest, encoder)?;
+                Ok(manifest.settings.clone())
+            }
+        }
+    }
+
+    fn new_collection(
+        &self,
+        config: &Config,
+        encoder: &EncoderInfo,
+    ) -> Result<CollectionSettings, IndexError> {
+        let stages = self
+            .wished_stages()
+            .unwrap_or_else(|| DEFAULT_STAGES.to_vec());
+        let has_vectors = stages.contains(&Stage::Dense);
+        let size = self.passage_size(config, encoder, has_vectors)?;
+        Ok(CollectionSettings {
+            shards: self.shards.unwrap_or(1),
+            stages,
+            passage_tokens: size.passage_tokens,
+            overlap_tokens: size.overlap_tokens,
+            language: self
+                .language
+                .clone()
+                .unwrap_or_else(|| DEFAULT_LANGUAGE.to_owned()),
+            encoder: has_vectors.then(|| encoder_settings(encoder)),
+            dense: has_vectors.then(|| dense_settings(config, encoder)),
+        })
+    }
+
+    /// In their order, each once.
+    fn wished_stages(&self) -> Option<Vec<Stage>> {
+        let mut stages = self.stages.clone();
+        stages.sort_unstable();
+        stages.dedup();
+        (!stages.is_empty()).then_some(stages)
+    }
+
+    fn passage_size(
+        &self,
+        config: &Config,
+        encoder: &EncoderInfo,
+        has_vectors: bool,
+    ) -> Result<PassageSize, IndexError> {
+        let encoder_limit = if has_vectors {
+            as_u32(encoder.max_tokens)
+        } else {
+            u32::MAX
+        };
+        let passage_tokens = self
+            .passage_tokens
+            .unwrap_or(config.passage_tokens.min(encoder_limit));
+        if passage_tokens > encoder_limit {
+            let message = format!(
+                "{passage_tokens} are more than the {encoder_limit} that the encoder reads"
+            );
+            return Err(IndexError::invalid("settings.passage_tokens", message));
+        }
+        // The default is made for long passages; an explicit wish is never bent.
+        let default_overlap = config.overlap_tokens.min(passage_tokens / 4);
+        let overlap_tokens = self.overlap_tokens.unwrap_or(default_overlap);
+        if overlap_tokens >= passage_tokens.div_ceil(2) {
+            let message = format!(
+                "{overlap_tokens} is not less than half of passage_tokens, {passage_tokens}"
+            );
+            return Err(IndexError::invalid("settings.overlap_tokens", message));
+        }
+        Ok(PassageSize {
+            passage_tokens,
+            overlap_tokens,
+        })
+    }
+
+    fn check_against(&self, stored: &CollectionSettings) -> Result<(), IndexError> {
+        let stages = |stages: &[Stage]| {
+            stages
+                .iter()
+                .map(|stage| stage.as_str())
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let stored_stages = {
+            let mut sorted = stored.stages.clone();
+            sorted.sort_unstable();
+            stages(&sorted)
+        };
+        self.same("shards", &stored.shards, self.shards.as_ref())?;
+        self.same(
+            "stages",
+            &stored_stages,
+            self.wished_stages().map(|wished| stages(&wished)).as_ref(),
+        )?;
+        self.same(
+            "passage_tokens",
+            &stored.passage_tokens,
+            self.passage_tokens.as_ref(),
+        )?;
+        self.same(
+            "overlap_tokens",
+            &stored.overlap_tokens,
+            self.overlap_tokens.as_ref(),
+        )?;
+        self.same("language", &stored.language, self.language.as_ref())
+    }
+
+    fn same<T: PartialEq + Display>(
+        &self,
+        field: &'static str,
+        stored: &T,
+        requested: Option<&T>,
+    ) -> Result<(), IndexError> {
+        match requested {
+            Some(requested) if requested != stored => Err(IndexError::SettingDiffers {
+                field,
+                collection: self.collection.to_string(),
+                stored: stored.to_string(),
+                requested: requested.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Vectors of two encoders do not mix.
+pub(crate) fn check_encoder(manifest: &Manifest, encoder: &EncoderInfo) -> Result<(), IndexError> {
+    match &manifest.settings.encoder {
+        Some(stored) if stored.fingerprint != encoder.fingerprint => {
+            Err(IndexError::EncoderDiffers {
+                collection: manifest.collection.to_string(),
+                stored: stored.fingerprint.clone(),
+                current: encoder.fingerprint.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn encoder_settings(encoder: &EncoderInfo) -> EncoderSettings {
+    EncoderSettings {
+        fingerprint: encoder.fingerprint.clone(),
+        dimensions: as_u32(encoder.dimensions),
+    }
+}
+
+fn dense_settings(config: &Config, encoder: &EncoderInfo) -> DenseSettings {
+    let is_matryoshka = !encoder.matryoshka_dimensions.is_empty();
+    let dimensions = config
+        .dimensions
+        .unwrap_or(u32::MAX)
+        .min(as_u32(encoder.dimensions));
+    let dimensions = if is_matryoshka {
+        declared_width(encoder, dimensions)
+    } else {
+        dimensions
+    };
+    let prefix = config.prefix_dimensions.min(dimensions);
+    let prefix_dimensions = if is_matryoshka {
+        declared_width(encoder, prefix).min(dimensions)
+    } else {
+        prefix
+    };
+    DenseSettings {
+        dimensions,
+        prefix_dimensions,
+        prefix_depth: config.prefix_depth,
+        rotated: !is_matryoshka,
+        rotation_sample: config.rotation_sample,
+        graph_min_passages: config.graph_min_passages,
+    }
+}
+
+/// A Matryoshka model is good at the widths it was trained for, and no promise is made between them: the next one up.
+fn declared_width(encoder: &EncoderInfo, wished: u32) -> u32 {
+    let widths = encoder
+        .matryoshka_dimensions
+        .iter()
+        .map(|width| as_u32(*width));
+    widths
+        .filter(|width| *width >= wished)
+        .min()
+        .unwrap_or(as_u32(encoder.dimensions))
+}
+
+fn as_u32(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder(matryoshka: &[usize]) -> EncoderInfo {
+        EncoderInfo {
+            name: "test".into(),
+            fingerprint: "f1".into(),
+            dimensions: 384,
+            token_dimensions: 0,
+            max_tokens: 256,
+            matryoshka_dimensions: matryoshka.to_vec(),
+        }
+    }
+
+    fn wishes() -> IndexSettings {
+        IndexSettings::new("c".parse().unwrap())
+    }
+
+    fn existing(settings: CollectionSettings) -> Manifest {
+        Manifest::empty("c".parse().unwrap(), settings)
+    }
+
+    #[test]
+    fn a_new_collection_takes_the_defaults() {
+        let settings = wishes()
+            .resolve(None, &Config::default(), &encoder(&[]))
+            .unwrap();
+        settings.check().unwrap();
+        assert_eq!((settings.shards, settings.passage_tokens), (1, 256));
+        let dense = settings.dense.unwrap();
+        assert_eq!(
+            (dense.dimensions, dense.prefix_dimensions, dense.rotated),
+            (384, 64, true)
+        );
+    }
+
+    #[test]
+    fn matryoshka_widths_are_used_as_they_are() {
+        let settings = wishes()
+            .resolve(None, &Config::default(), &encoder(&[96, 192, 384]))
+            .unwrap();
+        let dense = settings.dense.unwrap();
+        assert_eq!(
+            (dense.dimensions, dense.prefix_dimensions, dense.rotated),
+            (384, 96, false)
+        );
+    }
+
+    #[test]
+    fn sparse_alone_needs_no_encoder() {
+        let mut wishes = wishes();
+        wishes.stages = vec![Stage::Sparse, Stage::Sparse];
+        wishes.passage_tokens = Some(1000);
+        let settings = wishes
+            .resolve(None, &Config::default(), &encoder(&[]))
+            .unwrap();
+        settings.check().unwrap();
+        assert_eq!(
+            (settings.encoder, settings.dense, settings.passage_tokens),
+            (None, None, 1000)
+        );
+    }
+
+    #[test]
+    fn passages_that_the_encoder_would_cut_are_refused() {
+        let mut wishes = wishes();
+        wishes.passage_tokens = Some(257);
+        let error = wishes
+            .resolve(None, &Config::default(), &encoder(&[]))
+            .unwrap_err();
+        assert_eq!(error.fields()[0].path, "settings.passage_tokens");
+    }
+
+    #[test]
+    fn other_wishes_than_the_stored_settings_are_refused_with_both() {
+        let stored = wishes()
+            .resolve(None, &Config::default(), &encoder(&[]))
+            .unwrap();
+        let manifest = existing(stored.clone());
+        let resolve = |wishes: &IndexSettings| {
+            wishes.resolve(Some(&manifest), &Config::default(), &encoder(&[]))
+        };
+        assert_eq!(resolve(&wishes()).unwrap(), stored);
+        let mut same = wishes();
+        (same.shards, same.stages) = (Some(1), vec![Stage::Dense, Stage::Sparse]);
+        assert_eq!(resolve(&same).unwrap(), stored);
+        let mut other = wishes();
+        other.shards = Some(4);
+        let message = resolve(&other).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "shards: collection c was built with 1, but 4 was asked for"
+        );
+        let mut other = wishes();
+        other.stages = vec![Stage::Sparse];
+        assert!(
+            resolve(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("sparse,dense")
+        );
+    }
+
+    #[test]
+    fn another_encoder_is_refused_with_both_fingerprints() {
+        let manifest = existing(
+            wishes()
+                .resolve(None, &Config::default(), &encoder(&[]))
+                .unwrap(),
+        );
+        let other = EncoderInfo {
+            fingerprint: "f2".into(),
+            ..encoder(&[])
+        };
+        let message = wishes()
+            .resolve(Some(&manifest), &Config::default(), &other)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("f1") && message.contains("f2"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn all_mistakes_are_found_at_once() {
+        let mut wishes = wishes();
+        wishes.shards = Some(0);
+        wishes.passage_tokens = Some(15);
+        wishes.overlap_tokens = Some(8);
+        wishes.language = Some("klingon".into());
+        let paths: Vec<String> = wishes
+            .mistakes()
+            .into_iter()
+            .map(|mistake| mistake.path)
+            .collect();
+        let expected = [
+            "settings.shards",
+            "settings.passage_tokens",
+            "settings.overlap_tokens",
+            "settings.language",
+        ];
+        assert_eq!(paths, expected);
+    }
+}

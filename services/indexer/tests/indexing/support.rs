@@ -1,0 +1,342 @@
+//! A stand-in for the encoder, and a view of a collection that is compared with what should be in it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use indexer::source::LineBatch;
+use indexer::{Config, Event, IndexError, IndexSettings, Indexer, RawConfig, Summary};
+use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEncoder};
+use search_core::{CollectionName, shard_of};
+use segment::attributes::Attributes;
+use segment::bitmap::Bitmap;
+use segment::documents::Documents;
+use segment::manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry};
+use segment::store::Store;
+use tempfile::TempDir;
+use tokio::sync::{Notify, mpsc};
+
+pub(crate) const DIMENSIONS: usize = 16;
+
+/// Words are tokens; a text's vector counts its words, hashed into a few dimensions.
+pub(crate) struct WordEncoder {
+    info: EncoderInfo,
+    /// Texts encoded so far.
+    pub(crate) texts: AtomicUsize,
+    /// From this many texts on, jobs never end.
+    pub(crate) hangs_after: usize,
+    /// Told when a job hangs.
+    pub(crate) hanging: Notify,
+}
+
+impl WordEncoder {
+    pub(crate) fn new() -> Self {
+        Self {
+            info: EncoderInfo {
+                name: "words".into(),
+                fingerprint: "words-1".into(),
+                dimensions: DIMENSIONS,
+                token_dimensions: 0,
+                max_tokens: 256,
+                matryoshka_dimensions: Vec::new(),
+            },
+            texts: AtomicUsize::new(0),
+            hangs_after: usize::MAX,
+            hanging: Notify::new(),
+        }
+    }
+
+    pub(crate) fn with_fingerprint(fingerprint: &str) -> Self {
+        let mut encoder = Self::new();
+        encoder.info.fingerprint = fingerprint.into();
+        encoder
+    }
+
+    pub(crate) fn hanging_after(texts: usize) -> Self {
+        Self {
+            hangs_after: texts,
+            ..Self::new()
+        }
+    }
+}
+
+pub(crate) fn vector_of(text: &str) -> Vec<f32> {
+    let mut vector = vec![0.01; DIMENSIONS];
+    for word in text.split_whitespace() {
+        vector[shard_of(word, DIMENSIONS as u32) as usize] += 1.0;
+    }
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    vector.iter().map(|value| value / norm).collect()
+}
+
+impl TextEncoder for WordEncoder {
+    fn info(&self) -> &EncoderInfo {
+        &self.info
+    }
+
+    fn token_spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError> {
+        let start_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
+        Ok(text
+            .split_whitespace()
+            .map(|word| start_of(word)..start_of(word) + word.len())
+            .collect())
+    }
+
+    fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>> {
+        let before = self.texts.fetch_add(job.texts.len(), Ordering::SeqCst);
+        if before + job.texts.len() > self.hangs_after {
+            self.hanging.notify_one();
+            return Box::pin(std::future::pending());
+        }
+        let encoded = Encoded {
+            vectors: job.texts.iter().flat_map(|text| vector_of(text)).collect(),
+            token_vectors: None,
+            tokens: job
+                .texts
+                .iter()
+                .map(|text| text.split_whitespace().count() as u32 + 2)
+                .collect(),
+            truncated_texts: 0,
+            queue: Duration::ZERO,
+            compute: Duration::from_millis(1),
+        };
+        Box::pin(async move { Ok(encoded) })
+    }
+}
+
+/// A store in a temporary folder, and indexers over it.
+pub(crate) struct Place {
+    pub(crate) root: TempDir,
+    pub(crate) temporary: TempDir,
+    pub(crate) store: Store,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::local(root.path()).unwrap();
+        Self {
+            root,
+            temporary: tempfile::tempdir().unwrap(),
+            store,
+        }
+    }
+
+    pub(crate) fn config(&self, change: impl FnOnce(&mut RawConfig)) -> Config {
+        let mut raw = RawConfig {
+            passage_tokens: 16,
+            overlap_tokens: 2,
+            prefix_dimensions: 4,
+            temporary_folder: self.temporary.path().to_owned(),
+            ..RawConfig::default()
+        };
+        change(&mut raw);
+        let mut problems = service_kit::Problems::default();
+        let config = raw.validate("indexer", &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        config
+    }
+
+    pub(crate) fn indexer(&self) -> Indexer {
+        self.indexer_with(WordEncoder::new(), |_| {})
+    }
+
+    pub(crate) fn indexer_with(
+        &self,
+        encoder: WordEncoder,
+        change: impl FnOnce(&mut RawConfig),
+    ) -> Indexer {
+        Indexer::new(self.config(change), self.store.clone(), Arc::new(encoder))
+    }
+
+    pub(crate) async fn manifest(&self) -> Manifest {
+        self.store.latest_manifest(&name()).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn number(&self) -> u64 {
+        self.store
+            .latest_manifest(&name())
+            .await
+            .unwrap()
+            .map_or(0, |manifest| manifest.number)
+    }
+
+    /// Nothing of a run may stay behind in the folder for temporary files.
+    pub(crate) fn assert_no_temporary_files(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.temporary.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+pub(crate) fn name() -> CollectionName {
+    "c".parse().unwrap()
+}
+
+pub(crate) fn settings() -> IndexSettings {
+    IndexSettings::new(name())
+}
+
+pub(crate) fn line(id: &str, title: &str, text: &str) -> String {
+    serde_json::json!({ "_id": id, "title": title, "text": text, "metadata": { "words": text.split(' ').count() } })
+        .to_string()
+}
+
+pub(crate) fn batch(lines: &[String]) -> LineBatch {
+    LineBatch {
+        file: "test.jsonl".into(),
+        first_line: 1,
+        lines: lines.iter().map(|line| line.as_bytes().to_vec()).collect(),
+    }
+}
+
+/// Runs and returns the events too.
+pub(crate) async fn index(
+    indexer: &Indexer,
+    settings: IndexSettings,
+    lines: &[String],
+) -> (Result<Summary, IndexError>, Vec<Event>) {
+    let (sender, mut receiver) = mpsc::channel(4);
+    let collect = async {
+        let mut events = Vec::new();
+        while let Some(event) = receiver.recv().await {
+            events.push(event);
+        }
+        events
+    };
+    let batches = futures::stream::iter(lines.chunks(3).enumerate().map(|(n, lines)| {
+        let first_line = n as u64 * 3 + 1;
+        Ok::<_, IndexError>(LineBatch {
+            first_line,
+            ..batch(lines)
+        })
+    }));
+    tokio::join!(indexer.index(settings, Box::pin(batches), sender), collect)
+}
+
+pub(crate) async fn index_ok(
+    indexer: &Indexer,
+    settings: IndexSettings,
+    lines: &[String],
+) -> Summary {
+    index(indexer, settings, lines).await.0.unwrap()
+}
+
+/// What a collection should hold: title and text by id.
+pub(crate) type Model = BTreeMap<String, (String, String)>;
+
+/// Reads a whole collection back, checking on the way that its parts fit together.
+pub(crate) async fn contents(place: &Place) -> Model {
+    let manifest = place.manifest().await;
+    let mut found = Model::new();
+    for entry in &manifest.segments {
+        let documents = Documents::open(
+            &place
+                .store
+                .part_files(&name(), entry, DOCUMENTS)
+                .await
+                .unwrap(),
+        )
+        .unwrap();
+        let attributes = Attributes::open(
+            &place
+                .store
+                .part_files(&name(), entry, ATTRIBUTES)
+                .await
+                .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            (documents.documents(), documents.passages()),
+            (entry.documents, entry.passages)
+        );
+        assert_eq!(attributes.documents(), entry.documents);
+        let deletes = deletes(place, entry).await;
+        assert_eq!(deletes.count(), entry.deleted_passages);
+        for document in 0..documents.documents() {
+            let id = documents.document_id(document).unwrap();
+            assert_eq!(shard_of(id, manifest.settings.shards), entry.shard);
+            let passages = documents.passages_of(document).unwrap();
+            let deleted = passages
+                .clone()
+                .filter(|passage| deletes.contains(*passage))
+                .count();
+            assert!(
+                deleted == 0 || deleted == passages.len(),
+                "a document is deleted as a whole"
+            );
+            if deleted == 0 {
+                let before = found.insert(id.to_owned(), joined(&documents, passages));
+                assert!(before.is_none(), "{id} lives twice");
+            }
+        }
+    }
+    found
+}
+
+pub(crate) async fn deletes(place: &Place, entry: &SegmentEntry) -> Bitmap {
+    match &entry.deletes {
+        None => Bitmap::new(entry.passages),
+        Some(file) => {
+            let path = place.store.local_file(&name(), file).await.unwrap();
+            Bitmap::from_bytes("deletes", &std::fs::read(path).unwrap()).unwrap()
+        }
+    }
+}
+
+/// Title and text; the words that neighbouring passages share are taken once.
+fn joined(documents: &Documents, passages: Range<u32>) -> (String, String) {
+    let mut text = String::new();
+    let mut title = String::new();
+    for ordinal in passages {
+        let passage = documents.passage(ordinal).unwrap().unwrap();
+        let shared = (0..=passage.text.len().min(text.len()))
+            .rev()
+            .find(|bytes| {
+                passage.text.is_char_boundary(*bytes) && text.ends_with(&passage.text[..*bytes])
+            });
+        text.push_str(&passage.text[shared.unwrap_or(0)..]);
+        title = passage.title;
+    }
+    (title, text)
+}
+
+/// The statistics file of the newest snapshot.
+pub(crate) async fn statistics(place: &Place) -> Option<Vec<u8>> {
+    let manifest = place.manifest().await;
+    let path = place
+        .store
+        .local_file(&name(), manifest.statistics.as_ref()?)
+        .await
+        .unwrap();
+    Some(std::fs::read(path).unwrap())
+}
+
+/// The statistics that these documents have when they are indexed at once, into one segment.
+pub(crate) async fn recounted(model: &Model) -> Option<Vec<u8>> {
+    let place = Place::new();
+    let lines: Vec<String> = model
+        .iter()
+        .map(|(id, (title, text))| line(id, title, text))
+        .collect();
+    let mut settings = settings();
+    settings.stages = vec![segment::manifest::Stage::Sparse];
+    index_ok(&place.indexer(), settings, &lines).await;
+    statistics(&place).await
+}
+
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path))
+        } else {
+            files.push(path)
+        }
+    }
+    files.sort();
+    files
+}
