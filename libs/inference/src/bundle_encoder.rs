@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +31,7 @@ pub struct EncoderOptions {
 
 impl Default for EncoderOptions {
     /// A thread per core; batches of 256 tokens, which on two AVX2 cores give 97 % of the throughput of the best size
-    /// (512; 4,096 gives 80 %, for it outgrows the caches) and keep a query behind a bulk batch waiting for 65 ms at
+    /// (512; 4,096 gives 75 to 80 %, for it outgrows the caches) and keep a query behind a bulk batch waiting for 65 ms at
     /// most; a queue of 8,192 texts, which are some minutes of work and 16 MiB of token ids.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -58,10 +59,7 @@ impl BundleEncoder {
     pub fn open(library: &Path, folder: &Path, options: EncoderOptions) -> Result<Self, LoadError> {
         let bundle = Bundle::read(folder)?;
         let tokenizer = TextTokenizer::load(&bundle)?;
-        let load = |_| OnnxModel::load(library, &bundle);
-        let mut models: Vec<OnnxModel> = (0..options.threads.max(1))
-            .map(load)
-            .collect::<Result<_, _>>()?;
+        let mut models = load_models(library, &bundle, options.threads.max(1))?;
         golden::check(&bundle, &tokenizer, &mut models[0])?;
         let limits = BatchLimits {
             batch_tokens: options.batch_tokens,
@@ -79,6 +77,19 @@ impl BundleEncoder {
     pub fn stats(&self) -> BatcherStats {
         self.0.batcher.stats()
     }
+}
+
+/// A session takes some tenths of a second to load and about 50 MB: all at once.
+fn load_models(library: &Path, bundle: &Bundle, count: usize) -> Result<Vec<OnnxModel>, LoadError> {
+    std::thread::scope(|scope| {
+        let loading: Vec<_> = (0..count)
+            .map(|_| scope.spawn(|| OnnxModel::load(library, bundle)))
+            .collect();
+        let loaded = loading
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        loaded.collect()
+    })
 }
 
 impl TextEncoder for BundleEncoder {

@@ -3,7 +3,6 @@
 //! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` → `batcher` → `model` over `runtime`.
 //! A bundle comes from `pull` (the default one) or `make` (any exported model), is read by `bundle` and held to its word
 //! by `golden`. `split` cuts long texts by the tokens of the encoder that will read them.
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod batcher;
 mod bundle;

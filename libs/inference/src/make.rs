@@ -382,12 +382,12 @@ impl<'a> Source<'a> {
             .into_iter()
             .flatten()
             .filter_map(|module| module["type"].as_str());
-        let unknown = kinds.filter(|kind| {
+        let mut unknown = kinds.filter(|kind| {
             !["Transformer", "Pooling", "Normalize"]
                 .iter()
                 .any(|known| kind.ends_with(known))
         });
-        match unknown.last() {
+        match unknown.next_back() {
             None => Ok(()),
             Some(kind) => Err(BundleError::one(
                 &self.folder.join("modules.json"),

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -469,15 +470,19 @@ impl Pull<'_> {
         };
         let total_bytes = wheels.iter().map(|wheel| wheel.bytes).sum();
         let mut child = command.spawn().map_err(no_python)?;
+        let (tell, exited) = mpsc::channel();
+        std::thread::spawn(move || tell.send(child.wait()));
         loop {
-            if let Some(status) = child.try_wait().map_err(no_python)? {
-                return Ok(status);
+            match exited.recv_timeout(POLL_INTERVAL) {
+                Ok(status) => return status.map_err(no_python),
+                Err(RecvTimeoutError::Timeout) => {
+                    let bytes = bytes_below(staging).min(total_bytes);
+                    progress(PullProgress::Downloading { bytes, total_bytes });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(no_python(io::Error::other("its exit was not seen")));
+                }
             }
-            progress(PullProgress::Downloading {
-                bytes: bytes_below(staging).min(total_bytes),
-                total_bytes,
-            });
-            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -166,10 +166,8 @@ mod tests {
 
     #[test]
     fn a_short_text_is_one_passage_and_an_empty_one_none() {
-        assert_eq!(
-            split_passages(" one two ", &pieces(" one two "), 2, 1),
-            [0..9]
-        );
+        let passages = split_passages(" one two ", &pieces(" one two "), 2, 1);
+        assert_eq!((passages.len(), passages[0].clone()), (1, 0..9));
         assert!(split_passages("", &[], 5, 1).is_empty());
     }
 
@@ -177,7 +175,7 @@ mod tests {
     fn a_cut_prefers_the_gap_before_a_word() {
         let text = "aaabbb cccddd eeefff ggghhh";
         let passages = split_passages(text, &pieces(text), 8, 0);
-        assert_eq!(passages, [0..text.len()]);
+        assert_eq!((passages.len(), passages[0].len()), (1, text.len()));
         let text = "aaabbbccc dddeeefff ggghhhiii jjjkkklll mmmnnnooo pppqqqrrr";
         let passages = split_passages(text, &pieces(text), 16, 0);
         assert_eq!(

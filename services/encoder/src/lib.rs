@@ -3,8 +3,6 @@
 //! The way of a request: `grpc` checks it, [`app`] answers what the `cache` of query encodings holds and lets the encoder
 //! batch the rest, which it drops when the deadline has passed or the caller has gone.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
-
 pub mod app;
 mod cache;
 pub mod config;
