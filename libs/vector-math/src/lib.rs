@@ -16,7 +16,7 @@
 //! rounds in one way, in a fixed order.
 //!
 //! Two things keep int8 close to the floats (SciFact, 384 dimensions: .984 of the exact top 10
-//! without them, .996 with them): the rotation spreads the energy evenly within each block, so that no
+//! without them, .995 with them): the rotation spreads the energy evenly within each block, so that no
 //! code range is wasted on one dominant component; and the query keeps a second code of 8 bits for what
 //! the first one rounds away. Both are free for the scan.
 

@@ -154,6 +154,18 @@ fn a_truncated_vector_is_normalised_again() {
 }
 
 #[test]
+fn a_prefix_may_be_the_whole_vector() {
+    let vectors = clustered(70, 16, 8);
+    let coder = VectorCoder::new(None, 16, 16, 16).unwrap();
+    let blocks = Blocks::of(&coder, &vectors);
+    let query = coder.query(&vectors[2]).unwrap();
+    let mut top = TopRows::new(1);
+    blocks.rows(&coder).scan_full(&query, 0..70, None, &mut top);
+    assert_eq!(top.into_sorted()[0].0, 2);
+    assert!((blocks.rows(&coder).score(&query, 2).unwrap() - 1.0).abs() < 1e-3);
+}
+
+#[test]
 fn known_vectors_have_known_codes() {
     let coder = VectorCoder::new(None, 4, 4, 2).unwrap();
     let coded = coder.prepare(&[2.0, -1.0, 0.5, 0.25]).unwrap();
