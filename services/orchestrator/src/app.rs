@@ -58,7 +58,7 @@ impl App {
 
     /// Asks the peers now what they hold, after a commit that a search is to see.
     pub async fn poke(&self) {
-        self.mesh.look_now().await;
+        self.mesh.look().await;
     }
 
     pub(crate) fn pipelines(&self) -> &Pipelines {
@@ -98,7 +98,6 @@ impl App {
 
     /// Replicas retire snapshots while queries are on their way: one that met this is placed and run once more.
     async fn answer(&self, plan: &Plan) -> Result<Answer, SearchError> {
-        let seen = self.mesh.view().generation;
         let placement = self
             .mesh
             .place(&plan.request.collection, &plan.legs)
@@ -108,7 +107,7 @@ impl App {
                 tracing::debug!(%error, snapshot = %placement.snapshot, "looking for a newer snapshot");
                 let fresh = self
                     .mesh
-                    .place_fresh(seen, &plan.request.collection, &plan.legs)
+                    .place_fresh(&plan.request.collection, &plan.legs)
                     .await?;
                 self.run(plan, &fresh).await
             }

@@ -9,9 +9,9 @@ use search_core::{CollectionName, Deadline, ErrorKind, StageReason};
 use service_kit::{MeshChannel, Readiness, now};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, watch};
 
 /// A replica that has not described itself in this time is not reachable: it takes microseconds.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -151,6 +151,8 @@ pub(crate) struct Mesh {
     pub(crate) dense: Replicas<DenseClient>,
     view: watch::Sender<Arc<View>>,
     looking: Mutex<()>,
+    /// Each look is the generation of its view; a caller that gives up leaves a number out.
+    looks_begun: AtomicU64,
 }
 
 impl Mesh {
@@ -169,6 +171,7 @@ impl Mesh {
             dense: Replicas::new(Service::DenseRetriever, peers.dense, DenseClient::new),
             view: watch::Sender::new(Arc::new(view)),
             looking: Mutex::new(()),
+            looks_begun: AtomicU64::new(0),
         }
     }
 
@@ -176,23 +179,16 @@ impl Mesh {
         Arc::clone(&self.view.borrow())
     }
 
-    /// Looks at all replicas, unless somebody else has since this generation.
-    pub(crate) async fn look_after(&self, seen: u64) {
-        let one_at_a_time = self.looking.lock().await;
-        if self.view().generation <= seen {
-            self.look(one_at_a_time).await;
-        }
-    }
-
-    /// Looks at all replicas. Unlike a look that somebody else has begun, this one sees what was committed before it was
-    /// asked for.
-    pub(crate) async fn look_now(&self) {
-        let one_at_a_time = self.looking.lock().await;
-        self.look(one_at_a_time).await;
-    }
-
-    async fn look(&self, _one_at_a_time: MutexGuard<'_, ()>) {
+    /// Looks at all replicas. A look that began after this was called will do; one that was under way will not, since it may have
+    /// missed what was committed just before.
+    pub(crate) async fn look(&self) {
+        let needed = self.looks_begun.load(Ordering::Acquire) + 1;
+        let _one_at_a_time = self.looking.lock().await;
         let before = self.view();
+        if before.generation >= needed {
+            return;
+        }
+        let generation = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
         let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
         let (sparse, dense) = futures::join!(
             self.sparse
@@ -201,7 +197,7 @@ impl Mesh {
                 .look(&before.dense, |client| client.describe(deadline)),
         );
         self.view.send_replace(Arc::new(View {
-            generation: before.generation + 1,
+            generation,
             sparse,
             dense,
         }));
@@ -210,7 +206,7 @@ impl Mesh {
     /// Looks at all replicas for ever; ready once stored documents can be reached.
     pub(crate) async fn follow(&self, interval: Duration, readiness: &Readiness) {
         loop {
-            self.look_after(self.view().generation).await;
+            self.look().await;
             if self.view().sparse.is_reachable() {
                 readiness.set(true);
             }
@@ -233,17 +229,16 @@ impl Mesh {
         if view.generation > 0 && !lags {
             return placed;
         }
-        self.place_fresh(view.generation, collection, legs).await
+        self.place_fresh(collection, legs).await
     }
 
-    /// Where a plan runs now, when what was known at this generation was wrong.
+    /// Where a plan runs by a new look, when what was known is out of date.
     pub(crate) async fn place_fresh(
         &self,
-        seen: u64,
         collection: &CollectionName,
         legs: &[Leg],
     ) -> Result<Placement, PlaceError> {
-        self.look_after(seen).await;
+        self.look().await;
         self.view().place(collection, legs)
     }
 }

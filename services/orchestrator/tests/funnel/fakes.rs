@@ -56,6 +56,8 @@ pub(crate) struct Script {
     pub(crate) refused_segments: u32,
     /// Addresses that the sparse retriever does not have.
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
+    /// How often the sparse retriever was asked what it holds.
+    pub(crate) describes: usize,
     /// Name of each stage call, and milliseconds that its deadline left.
     pub(crate) log: Vec<(String, Option<u128>)>,
 }
@@ -75,6 +77,7 @@ impl Script {
             hanging: Vec::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
+            describes: 0,
             log: Vec::new(),
         }
     }
@@ -331,6 +334,7 @@ impl SparseRetrieverService for Fake {
         &self,
         _request: Request<common::DescribeRequest>,
     ) -> Result<Response<common::DescribeResponse>, Status> {
+        self.script.lock().unwrap().describes += 1;
         Ok(Response::new(
             self.read(|script| script.described(&script.sparse_held)),
         ))

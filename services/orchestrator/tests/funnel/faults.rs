@@ -27,6 +27,20 @@ async fn a_fresh_commit_is_found_on_demand() {
 }
 
 #[tokio::test]
+async fn many_searches_of_what_is_unknown_share_a_look() {
+    let mesh = Mesh::start(small()).await;
+    let before = mesh.script.lock().unwrap().describes;
+    let unknown = || search::SearchRequest {
+        collection: "nope".to_owned(),
+        ..request("")
+    };
+    let asked = futures::future::join_all((0..20).map(|_| mesh.ask(unknown()))).await;
+    assert!(asked.iter().all(Result::is_err));
+    let looks = mesh.script.lock().unwrap().describes - before;
+    assert!((1..=3).contains(&looks), "{looks}");
+}
+
+#[tokio::test]
 async fn a_snapshot_that_was_retired_on_the_way_is_replaced() {
     for pipeline in ["hybrid", "sparse", "dense"] {
         let mesh = Mesh::start(small()).await;
