@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use search_proto::common::{DescribeRequest, RefusedSegment};
 use search_proto::dense::dense_retriever_service_client::DenseRetrieverServiceClient;
-use search_proto::index::{IndexRequest, Lines, index_event, index_request};
+use search_proto::index::{
+    IndexEvent, IndexProgress, IndexRequest, Lines, index_event, index_request,
+};
 use search_proto::search::{SearchRequest, SearchResponse, StageReason, StageReport, StageStatus};
 use search_proto::sparse::sparse_retriever_service_client::SparseRetrieverServiceClient;
 use testkit::corpus::{Document, animals, wordy};
 use testkit::{COLLECTION, Mesh, MeshOptions, request};
 use tokio_stream::StreamExt;
-use tonic::Code;
+use tonic::{Code, Streaming};
 
 fn with_pipeline(query: &str, pipeline: &str) -> SearchRequest {
     SearchRequest {
@@ -329,6 +331,54 @@ fn manifests(mesh: &Mesh) -> usize {
     .len()
 }
 
+fn zebras() -> Vec<Document> {
+    (0..50)
+        .map(|number| Document::new(format!("zebra-{number}"), "Zebra", "a zebra has stripes"))
+        .collect()
+}
+
+/// A run of [`zebras`] whose caller has sent all lines.
+fn zebra_messages(mesh: &Mesh) -> [IndexRequest; 2] {
+    let lines = zebras().iter().map(Document::line).collect();
+    let lines = Lines {
+        file: "zebras.jsonl".to_owned(),
+        first_line: 1,
+        lines,
+    };
+    let settings = IndexRequest {
+        part: Some(index_request::Part::Settings(mesh.settings())),
+    };
+    [
+        settings,
+        IndexRequest {
+            part: Some(index_request::Part::Lines(lines)),
+        },
+    ]
+}
+
+/// Reads events until a phase has made progress. False: the run ended before.
+async fn reached(phase: &str, events: &mut Streaming<IndexEvent>) -> bool {
+    while let Some(event) = events.message().await.unwrap() {
+        let is_phase = |progress: &IndexProgress| progress.phase == phase;
+        if matches!(&event.event, Some(index_event::Event::Progress(progress)) if is_phase(progress))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+async fn assert_completes_when_repeated(mesh: &Mesh) {
+    let summary = mesh.index(&zebras()).await.unwrap();
+    assert_eq!(summary.documents, 50);
+    mesh.refresh().await;
+    let found = mesh.ask(with_pipeline("zebra", "sparse")).await.unwrap();
+    assert_eq!(found.hits.len(), 50);
+    assert_eq!(found.snapshot, summary.snapshot);
+    let all = mesh.ask(with_pipeline("the zebra", "dense")).await.unwrap();
+    assert_eq!(all.hits.len(), 58, "each document once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_run_changes_nothing_and_completes_when_repeated() {
     let mesh = Mesh::start(&animals()).await.unwrap();
@@ -336,41 +386,15 @@ async fn an_interrupted_run_changes_nothing_and_completes_when_repeated() {
         .ask(with_pipeline("the zebra", "hybrid"))
         .await
         .unwrap();
-    let zebras: Vec<Document> = (0..50)
-        .map(|number| Document::new(format!("zebra-{number}"), "Zebra", "a zebra has stripes"))
-        .collect();
-
-    let settings = IndexRequest {
-        part: Some(index_request::Part::Settings(mesh.settings())),
-    };
-    let lines = zebras.iter().map(Document::line).collect();
-    let lines = Lines {
-        file: "zebras.jsonl".to_owned(),
-        first_line: 1,
-        lines,
-    };
-    let lines = IndexRequest {
-        part: Some(index_request::Part::Lines(lines)),
-    };
-    // The caller sends lines, sees that they are read, and goes away before the end of the stream.
-    let unended = tokio_stream::iter([settings, lines]).chain(tokio_stream::pending());
+    // The caller goes away before it has ended its lines.
+    let unended = tokio_stream::iter(zebra_messages(&mesh)).chain(tokio_stream::pending());
     let mut events = mesh
         .index_client()
         .index(unended)
         .await
         .unwrap()
         .into_inner();
-    let seen = async {
-        while let Some(event) = events.message().await.unwrap() {
-            if let Some(index_event::Event::Progress(progress)) = event.event
-                && progress.done > 0
-            {
-                return;
-            }
-        }
-    };
-    // Progress may come late; that the run is open is enough.
-    let _ = tokio::time::timeout(Duration::from_secs(2), seen).await;
+    assert!(reached("read", &mut events).await);
     drop(events);
 
     mesh.refresh().await;
@@ -380,15 +404,29 @@ async fn an_interrupted_run_changes_nothing_and_completes_when_repeated() {
         .await
         .unwrap();
     assert_eq!((after.hits, after.snapshot), (before.hits, before.snapshot));
+    assert_completes_when_repeated(&mesh).await;
+}
 
-    let summary = mesh.index(&zebras).await.unwrap();
-    assert_eq!(
-        (summary.documents, summary.snapshot.unwrap().number),
-        (50, 2)
-    );
-    mesh.refresh().await;
-    let found = mesh.ask(with_pipeline("zebra", "sparse")).await.unwrap();
-    assert_eq!(found.hits.len(), 50);
+/// Later than that the run may win the race against its caller's leave: all of it is visible, or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_interrupted_late_is_whole_or_not_there() {
+    for phase in ["encode", "build"] {
+        let mesh = Mesh::start(&animals()).await.unwrap();
+        let ended = tokio_stream::iter(zebra_messages(&mesh));
+        let mut events = mesh.index_client().index(ended).await.unwrap().into_inner();
+        assert!(reached(phase, &mut events).await, "{phase}");
+        drop(events);
+
+        mesh.refresh().await;
+        let answer = mesh.ask(with_pipeline("zebra", "sparse")).await.unwrap();
+        let expected = if answer.snapshot.unwrap().number == 1 {
+            0
+        } else {
+            50
+        };
+        assert_eq!(answer.hits.len(), expected, "{phase}");
+        assert_completes_when_repeated(&mesh).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

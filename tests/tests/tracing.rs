@@ -22,10 +22,14 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use search_proto::search::search_service_client::SearchServiceClient;
 use search_proto::search::{SearchRequest, SearchResponse};
 use service_kit::MeshChannel;
+use tempfile::TempDir;
 use testkit::corpus::animals;
 use testkit::{Mesh, MeshOptions, request};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 /// The caller's own context: all that happens for it must carry this trace.
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -183,63 +187,65 @@ fn finemesh() -> PathBuf {
     binary
 }
 
-/// Two sparse retrievers with a shard each, and an orchestrator: three processes over one store.
-fn start_processes(store: &Path, otlp: SocketAddr) -> (Process, [Process; 2]) {
-    let binary = finemesh();
-    let configs = tempfile::tempdir().unwrap();
-    let common = format!(
-        "[server]\naddress = '127.0.0.1:0'\n[telemetry]\nlog = 'warn'\notlp_endpoint = 'http://{otlp}'\n\
-         [storage]\nlocation = '{}'\n",
-        store.display()
-    );
-    let retriever = |shard: u32| {
-        let config = format!("{common}[sparse_retriever]\nshards = [{shard}]\n");
-        Process::start(
-            &binary,
-            configs.path(),
-            &format!("sparse-{shard}"),
-            "sparse-retriever",
-            &config,
-        )
-    };
-    let retrievers = [retriever(0), retriever(1)];
-    let [first, second] = [&retrievers[0].address, &retrievers[1].address];
-    let config = format!("{common}[peers]\nsparse_retriever = ['{first}', '{second}']\n");
-    let orchestrator = Process::start(
-        &binary,
-        configs.path(),
-        "orchestrator",
-        "orchestrator",
-        &config,
-    );
-    (orchestrator, retrievers)
+/// Starts processes over one store.
+struct Launcher {
+    binary: PathBuf,
+    configs: TempDir,
+    /// What all configurations begin with.
+    common: String,
 }
 
-/// Asks until the processes have found each other.
-async fn ask(address: &str) -> SearchResponse {
-    let mut client = SearchServiceClient::new(MeshChannel::tcp(address).unwrap());
-    let asked = SearchRequest {
-        pipeline: "sparse".to_owned(),
-        ..request("cat on the mat")
-    };
-    let answered = async {
-        loop {
-            let mut asked = Request::new(asked.clone());
-            let context = format!("00-{TRACE_ID}-{CALLER_SPAN_ID}-01");
-            asked
-                .metadata_mut()
-                .insert("traceparent", context.parse().unwrap());
-            match client.search(asked).await {
-                Ok(answer) => return answer.into_inner(),
-                Err(status) => {
-                    let may_come = [tonic::Code::Unavailable, tonic::Code::NotFound];
-                    assert!(may_come.contains(&status.code()), "{status}");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+impl Launcher {
+    fn new(store: &Path, otlp: SocketAddr) -> Self {
+        let common = format!(
+            "[server]\naddress = '127.0.0.1:0'\n[telemetry]\nlog = 'warn'\notlp_endpoint = 'http://{otlp}'\n\
+             [storage]\nlocation = '{}'\n",
+            store.display()
+        );
+        Self {
+            binary: finemesh(),
+            configs: tempfile::tempdir().unwrap(),
+            common,
+        }
+    }
+
+    /// Returns once the process can answer.
+    async fn start(&self, name: &str, target: &str, section: &str) -> Process {
+        let config = format!("{}{section}", self.common);
+        let process = Process::start(&self.binary, self.configs.path(), name, target, &config);
+        serving(&process).await;
+        process
+    }
+}
+
+/// Returns once the process says that it can answer.
+async fn serving(process: &Process) {
+    let mut client = HealthClient::new(MeshChannel::tcp(&process.address).unwrap());
+    let told = async {
+        let overall = HealthCheckRequest::default();
+        let mut changes = client.watch(overall).await.unwrap().into_inner();
+        while let Some(change) = changes.message().await.unwrap() {
+            if change.status() == ServingStatus::Serving {
+                return;
             }
         }
+        panic!("{} stopped telling", process.address);
     };
-    tokio::time::timeout(PATIENCE, answered).await.unwrap()
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+}
+
+/// Asks on behalf of the caller's span.
+async fn ask(address: &str) -> SearchResponse {
+    let mut client = SearchServiceClient::new(MeshChannel::tcp(address).unwrap());
+    let mut asked = Request::new(SearchRequest {
+        pipeline: "sparse".to_owned(),
+        ..request("cat on the mat")
+    });
+    let context = format!("00-{TRACE_ID}-{CALLER_SPAN_ID}-01");
+    asked
+        .metadata_mut()
+        .insert("traceparent", context.parse().unwrap());
+    client.search(asked).await.unwrap().into_inner()
 }
 
 fn services(trace: &[Seen]) -> BTreeSet<&str> {
@@ -277,8 +283,28 @@ async fn a_search_over_processes_is_one_trace() {
     let mesh = Mesh::start_with(options, &animals()).await.unwrap();
     let (receiver, otlp) = Receiver::start().await;
     let store = mesh.store_folder().to_owned();
-    let started = tokio::task::spawn_blocking(move || start_processes(&store, otlp));
-    let (orchestrator, _retrievers) = started.await.unwrap();
+    let launcher = tokio::task::spawn_blocking(move || Launcher::new(&store, otlp))
+        .await
+        .unwrap();
+    let first = launcher
+        .start(
+            "first",
+            "sparse-retriever",
+            "[sparse_retriever]\nshards = [0]\n",
+        )
+        .await;
+    let second = launcher
+        .start(
+            "second",
+            "sparse-retriever",
+            "[sparse_retriever]\nshards = [1]\n",
+        )
+        .await;
+    let peers = format!(
+        "[peers]\nsparse_retriever = ['{}', '{}']\n",
+        first.address, second.address
+    );
+    let orchestrator = launcher.start("orchestrator", "orchestrator", &peers).await;
 
     let answer = ask(&orchestrator.address).await;
     assert_eq!(answer.hits[0].id, "cat");

@@ -209,6 +209,9 @@ impl Server {
         let permits = self.permits;
         TonicServer::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            // A caller whose deadline passes resets its streams, many at once where many queries share a connection. By
+            // default 20 of them are taken for an attack and cost everyone the connection.
+            .http2_max_pending_accept_reset_streams(Some(STREAMS_PER_CONNECTION as usize))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             // Outermost: a call that is refused, late or panics has a span like any other.

@@ -91,16 +91,10 @@ pub fn kind_of(status: &Status) -> ErrorKind {
     }
 }
 
-/// A status that came over the wire has no source; one with a transport error behind it never arrived there.
+/// A status that came over the wire has no source. One that has was made here, of an error of the transport: what the peer
+/// would have said never arrived.
 fn is_broken_connection(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<tonic::transport::Error>() || error.is::<std::io::Error>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
+    status.source().is_some()
 }
 
 #[cfg(test)]

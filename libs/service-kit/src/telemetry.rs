@@ -1,7 +1,7 @@
 //! Logs to stderr, and spans to an OTLP receiver where one is configured.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -99,6 +99,7 @@ impl Telemetry {
         };
         let log = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
             .with_filter(EnvFilter::try_new(&config.log)?);
         let spans = export.as_ref().map(|export| {
             tracing_opentelemetry::layer()

@@ -330,6 +330,16 @@ async fn a_killed_server_is_unavailable() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_in_the_middle_of_an_answer_is_unavailable() {
+    let hop = hop(ServerLimits::default());
+    let request = http::Request::post("/test.Scripted/Stream").body(Body::empty());
+    let Ok(begun) = hop.channel.clone().oneshot(request.unwrap()).await;
+    hop.served.abort();
+    let (status, _) = read(begun).await;
+    assert_eq!(kind_of(&status), ErrorKind::Unavailable, "{status:?}");
+}
+
 #[tokio::test]
 async fn the_same_over_tcp() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
