@@ -35,9 +35,11 @@ pub struct Script<Question, Answer> {
     state: Arc<Mutex<State<Question, Answer>>>,
 }
 
+type Rule<Question, Answer> = Box<dyn Fn(&Question) -> Result<Answer, Status> + Send>;
+
 struct State<Question, Answer> {
     steps: VecDeque<Step<Answer>>,
-    always: Option<Box<dyn Fn(&Question) -> Result<Answer, Status> + Send>>,
+    always: Option<Rule<Question, Answer>>,
     asked: Vec<Asked<Question>>,
 }
 
