@@ -98,3 +98,15 @@ fn remove_if_there(file: &Path) -> Result<(), SegmentError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_is_too_large_is_refused() {
+        assert!(check_memory(MEMORY_LIMIT_BYTES).is_ok());
+        let refused = check_memory(MEMORY_LIMIT_BYTES + 1).unwrap_err();
+        assert!(refused.to_string().contains("805306369 bytes"), "{refused}");
+    }
+}

@@ -38,8 +38,10 @@ impl Statistics {
         let mapped = Mapped::open(file)?;
         let mut head = Walk::new(&name, &mapped, MAGIC)?;
         let (passages, tokens) = (head.u64()?, head.u64()?);
-        let terms = Map::new(Body(mapped))
-            .map_err(|error| SegmentError::damaged(name, format!("has no term map: {error}")))?;
+        let damaged = |error| SegmentError::damaged(&name, format!("has no term map: {error}"));
+        let terms = Map::new(Body(mapped)).map_err(damaged)?;
+        // a lookup in a damaged map would panic
+        terms.as_fst().verify().map_err(damaged)?;
         Ok(Self {
             passages,
             tokens,

@@ -161,6 +161,12 @@ fn damaged_statistics_are_refused() {
             whole.len()
         );
     }
+    for at in (0..8).chain(24..whole.len()) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        std::fs::write(&file, &flipped).unwrap();
+        assert!(Statistics::open(&file).is_err(), "byte {at}");
+    }
 }
 
 /// A passage as a list of words, for title and text.
