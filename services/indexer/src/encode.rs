@@ -4,8 +4,9 @@
 //! padding; several jobs are always on their way, so that no compute thread waits for the next. What comes back goes to the
 //! vector spool, row by row.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use inference::{EncodeError, EncodeJob, Encoded, Priority, Task, TextEncoder};
@@ -48,7 +49,7 @@ struct Job {
     texts: Vec<String>,
 }
 
-/// Encodes all passages; returns the encoder's compute time, summed over the jobs.
+/// Encodes all passages; returns the wall time in which the encoder computed.
 pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, IndexError> {
     let encoding = Arc::new(encoding);
     let (sender, receiver) = mpsc::channel(JOBS_AHEAD);
@@ -57,12 +58,28 @@ pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, Inde
     let mut finished = ReceiverStream::new(receiver)
         .map(|job| run_job(Arc::clone(&encoding), job))
         .buffer_unordered(JOBS_IN_FLIGHT);
-    let mut compute = Duration::ZERO;
+    let begin = Instant::now();
+    let mut computed = Vec::new();
     while let Some(outcome) = finished.next().await {
-        compute += outcome?;
+        let interval = outcome?;
+        computed.push(
+            interval.start.saturating_duration_since(begin)
+                ..interval.end.saturating_duration_since(begin),
+        );
     }
     reader.await??;
-    Ok(compute)
+    Ok(covered(computed))
+}
+
+/// The time that lies in at least one of the intervals: jobs run side by side.
+fn covered(mut intervals: Vec<Range<Duration>>) -> Duration {
+    intervals.sort_by_key(|interval| interval.start);
+    let (mut covered, mut end) = (Duration::ZERO, Duration::ZERO);
+    for interval in intervals {
+        covered += interval.end.saturating_sub(interval.start.max(end));
+        end = end.max(interval.end);
+    }
+    covered
 }
 
 /// Sends all jobs, until nobody takes them any more.
@@ -111,17 +128,19 @@ fn read_text(encoding: &Encoding, row: u64) -> Result<String, IndexError> {
     Ok(index_text(&title, &passage))
 }
 
-async fn run_job(encoding: Arc<Encoding>, job: Job) -> Result<Duration, IndexError> {
+/// Returns when the job was computed.
+async fn run_job(encoding: Arc<Encoding>, job: Job) -> Result<Range<Instant>, IndexError> {
     let encoded = match encode(&encoding, &job).await {
         Ok(encoded) => encoded,
         Err(source) => return Err(encode_error(&encoding, &job, source)),
     };
-    let compute = encoded.compute;
+    let end = Instant::now();
+    let begin = end.checked_sub(encoded.compute).unwrap_or(end);
     let rows = job.rows.len() as u64;
     let writer = Arc::clone(&encoding);
     tokio::task::spawn_blocking(move || write_vectors(&writer, &job, &encoded)).await??;
     encoding.counter.add(rows)?;
-    Ok(compute)
+    Ok(begin..end)
 }
 
 async fn encode(encoding: &Encoding, job: &Job) -> Result<Encoded, EncodeError> {
@@ -176,5 +195,24 @@ fn encode_error(encoding: &Encoding, job: &Job, source: EncodeError) -> IndexErr
     IndexError::Encode {
         document: encoding.documents.name(document),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_several_intervals_counts_once() {
+        let ms = Duration::from_millis;
+        let intervals = vec![
+            ms(50)..ms(60),
+            ms(0)..ms(10),
+            ms(5)..ms(20),
+            ms(6)..ms(7),
+            ms(20)..ms(25),
+        ];
+        assert_eq!(covered(intervals), ms(35));
+        assert_eq!(covered(Vec::new()), Duration::ZERO);
     }
 }

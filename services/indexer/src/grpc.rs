@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use search_core::micros;
 use search_core::{CollectionName, FieldError};
 use search_proto::common::Snapshot;
-use search_proto::convert::micros;
 use search_proto::index as wire;
 use search_proto::index::index_event::Event as WireEvent;
 use search_proto::index::index_request::Part;
@@ -279,7 +279,7 @@ fn summary_to_wire(summary: Summary, collection: &CollectionName) -> wire::Index
     }
 }
 
-/// Not a phase of its own: the compute time within "encode", summed over the jobs that ran side by side.
+/// Not a phase of its own: the part of "encode" in which the encoder computed.
 const ENCODER_COMPUTE: &str = "encoder_compute";
 
 impl From<IndexError> for Status {

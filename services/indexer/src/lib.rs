@@ -4,8 +4,6 @@
 //! cuts texts, `encode` makes vectors, `rotation` fits the collection's axes, `build` writes segments, `commit` makes them the
 //! next snapshot. [`Indexer`] takes these steps; [`App`] offers them over gRPC.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test may panic"))]
-
 mod app;
 mod build;
 mod commit;

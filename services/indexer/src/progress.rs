@@ -83,8 +83,8 @@ pub struct Summary {
     pub part_bytes: BTreeMap<String, u64>,
     /// Wall time by phase.
     pub times: Vec<(Phase, Duration)>,
-    /// Compute time of the encoder, summed over the jobs that ran side by side. Divided by the wall time of
-    /// [`Phase::Encode`] it is the number of compute threads that were kept busy.
+    /// Wall time within [`Phase::Encode`] in which the encoder computed; the rest it waited for the indexer, or worked
+    /// for others.
     pub encoder_compute: Duration,
 }
 

@@ -98,7 +98,7 @@ async fn check(steps: Vec<Step>, shards: u32, segment_passages: u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn a_collection_is_a_map(

@@ -13,11 +13,14 @@ use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEnc
 use search_core::{CollectionName, shard_of};
 use segment::attributes::Attributes;
 use segment::bitmap::Bitmap;
+use segment::dense::DensePart;
 use segment::documents::Documents;
-use segment::manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry};
+use segment::index_text;
+use segment::manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry, Stage};
 use segment::store::Store;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
+use vector_math::{Rotation, VectorCoder};
 
 pub(crate) const DIMENSIONS: usize = 16;
 
@@ -64,7 +67,7 @@ impl WordEncoder {
 }
 
 pub(crate) fn vector_of(text: &str) -> Vec<f32> {
-    let mut vector = vec![0.01; DIMENSIONS];
+    let mut vector = [0.01; DIMENSIONS];
     for word in text.split_whitespace() {
         vector[shard_of(word, DIMENSIONS as u32) as usize] += 1.0;
     }
@@ -253,6 +256,7 @@ pub(crate) async fn contents(place: &Place) -> Model {
             (entry.documents, entry.passages)
         );
         assert_eq!(attributes.documents(), entry.documents);
+        check_vectors(place, &manifest, entry, &documents).await;
         let deletes = deletes(place, entry).await;
         assert_eq!(deletes.count(), entry.deleted_passages);
         for document in 0..documents.documents() {
@@ -274,6 +278,45 @@ pub(crate) async fn contents(place: &Place) -> Model {
         }
     }
     found
+}
+
+/// Each vector is the one of its passage's text, in the collection's rotation.
+async fn check_vectors(
+    place: &Place,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+    documents: &Documents,
+) {
+    let Some(settings) = &manifest.settings.dense else {
+        return;
+    };
+    let files = place
+        .store
+        .part_files(&name(), entry, Stage::Dense.as_str())
+        .await
+        .unwrap();
+    let part = DensePart::open(&files, settings, entry.passages).unwrap();
+    let rotation = place
+        .store
+        .local_file(&name(), manifest.rotation.as_ref().unwrap())
+        .await
+        .unwrap();
+    let rotation = Rotation::from_bytes(&std::fs::read(rotation).unwrap()).unwrap();
+    let prefix = settings.prefix_dimensions as usize;
+    let coder = VectorCoder::new(Some(rotation), DIMENSIONS, DIMENSIONS, prefix).unwrap();
+    for ordinal in 0..entry.passages {
+        let passage = documents.passage(ordinal).unwrap().unwrap();
+        let vector = vector_of(&index_text(&passage.title, &passage.text));
+        let itself = part
+            .rows()
+            .score(&coder.query(&vector).unwrap(), ordinal as usize)
+            .unwrap();
+        assert!(
+            (itself - 1.0).abs() < 1e-3,
+            "{}: {itself}",
+            passage.document_id
+        );
+    }
 }
 
 pub(crate) async fn deletes(place: &Place, entry: &SegmentEntry) -> Bitmap {
