@@ -1,1 +1,1 @@
-//! Architecture rules, contracts, end to end, faults, quality.
+//! Tests that need more than one crate: architecture rules, contracts, end to end, faults, tracing, quality.

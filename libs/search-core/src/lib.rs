@@ -20,6 +20,6 @@ pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
 pub use query::{Clause, Occur, ParsedQuery, QueryError};
-pub use report::{StageReason, StageReport, StageStatus};
+pub use report::{StageReason, StageReport, StageStatus, micros};
 pub use score::{Candidate, Score, ScoreError, best_first};
 pub use top_k::TopK;

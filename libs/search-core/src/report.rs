@@ -1,6 +1,14 @@
 //! What one stage did for one answer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// A duration in whole microseconds.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use common::value::Kind;
 use search_core::filter::{MAX_DEPTH, too_deep};
 use search_core::{
     Address, Bound, Candidate, CollectionName, FieldError, Filter, Score, SnapshotId, StageReason,
-    StageReport, StageStatus, Value,
+    StageReport, StageStatus, Value, micros,
 };
 use std::time::Duration;
 
@@ -102,12 +102,6 @@ pub fn timing_to_wire(queue: Duration, compute: Duration) -> common::Timing {
         compute_us: micros(compute),
     }
 }
-
-/// A duration in whole microseconds.
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// The wire form of a filter.
 pub fn filter_to_wire(filter: &Filter) -> common::Filter {
     let condition = match filter {

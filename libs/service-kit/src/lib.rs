@@ -6,6 +6,7 @@
 
 mod around;
 pub mod client;
+pub mod compute;
 pub mod config;
 pub mod deadline;
 mod guarded;

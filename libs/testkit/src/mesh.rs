@@ -331,7 +331,7 @@ fn sparse_replicas(
             ..Default::default()
         };
         let config = validated(|problems| raw.validate("sparse_retriever", problems))?;
-        let app = sparse_retriever::App::start(config, store.clone());
+        let app = sparse_retriever::App::start(config, store.clone())?;
         replicas.1.push(host(&format!("sparse-{index}"), |server| {
             app.add_to(server)
         })?);

@@ -10,12 +10,12 @@ use service_kit::Readiness;
 use tokio::task::JoinHandle;
 use vector_math::{CodedQuery, VectorError};
 
-use crate::compute::{ComputePool, Computed, StillWanted};
 use crate::config::Config;
-use crate::error::{Error, StartError};
+use crate::error::Error;
 use crate::loader::{DenseLoader, Segment, Snapshot};
 use crate::score::{self, Scores};
 use crate::search::{self, Plan, Target};
+use service_kit::compute::{ComputePool, Computed, StartError, StillWanted};
 
 /// The dense retriever of one store. Dropping it stops its background refresh.
 pub struct App {
@@ -65,7 +65,7 @@ impl App {
         );
         Ok(Arc::new(Self {
             catalog,
-            pool: ComputePool::new(config.compute_threads, config.compute_queue)?,
+            pool: ComputePool::new("dense", config.compute_threads, config.compute_queue)?,
             readiness,
             following: tokio::spawn(following),
         }))
@@ -115,7 +115,7 @@ impl App {
                     allowed: segment.allowed(filter.as_ref()),
                 });
             }
-            search::search(&coded, &targets, plan, || wanted.check())
+            search::search(&coded, &targets, plan, || Ok(wanted.check()?))
         };
         let candidates = self.pool.run(query.deadline, work).await?;
         Ok(Found {
@@ -137,7 +137,7 @@ impl App {
                 &coded,
                 &addresses,
                 |address| shard.locate(address),
-                || wanted.check(),
+                || Ok(wanted.check()?),
             )
         };
         self.pool.run(query.deadline, work).await

@@ -3,6 +3,7 @@
 use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
 use segment::SegmentError;
 use segment::catalog::NotHeld;
+use service_kit::compute::ComputeError;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -33,27 +34,15 @@ pub enum Error {
         /// Fingerprint that the segments were built with.
         passages: String,
     },
-    /// Too much work waits already.
-    #[error("{waiting} requests wait for a compute thread; no more are taken")]
-    Overloaded {
-        /// How many may wait.
-        waiting: usize,
-    },
-    /// The time is spent.
-    #[error("the deadline passed before the work was done")]
-    DeadlineExceeded,
-    /// The caller is gone.
-    #[error("the caller has gone")]
-    Cancelled,
     /// A score that is no number: the vectors are damaged in a way that no checksum saw.
     #[error(transparent)]
     Score(#[from] ScoreError),
     /// Stored data could not be read.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// The computation panicked.
-    #[error("the computation failed")]
-    Compute,
+    /// The work was refused, came too late, lost its caller or panicked.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
 }
 
 impl Error {
@@ -64,12 +53,9 @@ impl Error {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
             Self::SnapshotNotHeld(not_held) => not_held.kind(),
             Self::ShardNotHeld { .. } | Self::OtherEncoder { .. } => ErrorKind::FailedPrecondition,
-            Self::Overloaded { .. } => ErrorKind::ResourceExhausted,
-            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Self::Cancelled => ErrorKind::Cancelled,
             Self::Segment(error) => error.kind(),
             Self::Score(_) => ErrorKind::DataLoss,
-            Self::Compute => ErrorKind::Internal,
+            Self::Compute(error) => error.kind(),
         }
     }
 
@@ -82,8 +68,3 @@ impl Error {
         }
     }
 }
-
-/// The compute threads could not be started.
-#[derive(Debug, thiserror::Error)]
-#[error("the compute threads could not be started")]
-pub struct StartError(#[from] rayon::ThreadPoolBuildError);

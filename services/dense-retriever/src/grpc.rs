@@ -16,8 +16,8 @@ use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 
 use crate::app::{App, ShardQuery, Wish};
-use crate::compute::Computed;
 use crate::error::Error;
+use service_kit::compute::Computed;
 
 /// Most passages of one search.
 const MAX_LIMIT: u32 = 10_000;

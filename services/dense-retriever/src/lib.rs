@@ -4,7 +4,6 @@
 //! candidates in every segment and scores them at full width, `score` answers for given passages.
 
 pub mod app;
-mod compute;
 pub mod config;
 pub mod error;
 mod grpc;

@@ -270,3 +270,40 @@ fn cache_folder() -> PathBuf {
         .unwrap_or_else(std::env::temp_dir)
         .join("finemesh")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a user reads in the shipped file is what a user gets without one.
+    #[test]
+    fn the_shipped_file_states_the_defaults() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/finemesh.toml");
+        let (raw, problems) = service_kit::config::load::<RawConfig>(Some(&shipped));
+        assert!(problems.is_empty(), "{problems:?}");
+        let as_json = |raw: &RawConfig| serde_json::to_value(raw).unwrap();
+        assert_eq!(as_json(&raw), as_json(&RawConfig::default()));
+    }
+
+    #[test]
+    fn all_mistakes_of_all_sections_are_found() {
+        let mut raw = RawConfig::default();
+        raw.server.address = "nowhere".to_owned();
+        raw.models.encoder_bundle = PathBuf::from("/does/not/exist");
+        raw.peers.encoder = vec!["host".to_owned()];
+        let mut problems = Problems::default();
+        assert!(raw.validate(&mut problems).is_none());
+        let paths: Vec<&str> = problems
+            .iter()
+            .map(|problem| problem.path.as_str())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "server.address",
+                "models.encoder_bundle",
+                "peers.encoder[0]"
+            ]
+        );
+    }
+}

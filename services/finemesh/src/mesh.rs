@@ -45,7 +45,7 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
         }
         Target::SparseRetriever => {
             let store = open_store(&config.storage)?;
-            sparse_retriever::App::start(config.sparse_retriever.clone(), store)
+            sparse_retriever::App::start(config.sparse_retriever.clone(), store)?
                 .add_to(&mut builder);
         }
         Target::DenseRetriever => {
@@ -71,7 +71,7 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
 /// Without models there is no encoder and nothing can be indexed.
 pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let store = open_store(&config.storage)?;
-    let sparse = sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone());
+    let sparse = sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone())?;
     let dense = dense_retriever::App::start(config.dense_retriever.clone(), store.clone())?;
     tokio::join!(sparse.refresh(), dense.refresh());
     let text_encoder = match models {

@@ -3,12 +3,10 @@
 use crate::config::Config;
 use crate::error::SearchError;
 use crate::funnel::{Answer, Run};
-use crate::grpc::SearchHandler;
 use crate::peers::{Mesh, Peers};
 use crate::placement::{Placement, View};
 use crate::plan::{Pipelines, Plan, Request};
-use search_proto::search::search_service_server::SearchServiceServer;
-use service_kit::{MAX_MESSAGE_BYTES, Readiness, ServerBuilder};
+use service_kit::Readiness;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -40,14 +38,6 @@ impl App {
             readiness,
             following,
         })
-    }
-
-    /// Adds the public search service.
-    pub fn add_to(self: &Arc<Self>, builder: &mut ServerBuilder) {
-        let service = SearchServiceServer::new(SearchHandler::new(Arc::clone(self)))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        builder.add(service, &self.readiness);
     }
 
     /// Whether searches can be answered.

@@ -6,10 +6,10 @@ use crate::error::SearchError;
 use crate::funnel::{Answer, Hit, TrailEntry};
 use crate::plan::{FusionOverride, MethodName, Pipeline, Request};
 use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
-use search_proto::search::search_service_server::SearchService;
+use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use search_proto::{convert, search};
 use service_kit::status::status;
-use service_kit::{deadline_of, now};
+use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of, now};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::{Response, Status};
@@ -22,6 +22,16 @@ const MAX_K: u32 = 1000;
 const MAX_OFFSET: u32 = 9000;
 /// Longest budget.
 const MAX_BUDGET_MS: u32 = 600_000;
+
+impl App {
+    /// Adds the public search service.
+    pub fn add_to(self: &Arc<Self>, builder: &mut ServerBuilder) {
+        let service = SearchServiceServer::new(SearchHandler::new(Arc::clone(self)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        builder.add(service, self.readiness());
+    }
+}
 
 /// Answers the public service.
 #[derive(Debug)]
@@ -165,7 +175,7 @@ fn write(answer: Answer, arrival: Instant) -> search::SearchResponse {
         degraded: answer.is_degraded(),
         stages: answer.stages.iter().map(convert::report_to_wire).collect(),
         snapshot: Some(convert::snapshot_to_wire(&answer.snapshot)),
-        wall_us: convert::micros(now().saturating_duration_since(arrival)),
+        wall_us: search_core::micros(now().saturating_duration_since(arrival)),
         pipeline: answer.pipeline,
         hits: answer.hits.into_iter().map(write_hit).collect(),
     }

@@ -11,7 +11,6 @@ use segment::store::Store;
 use service_kit::Readiness;
 use tokio::task::JoinHandle;
 
-use crate::compute::{ComputePool, Computed, StillWanted};
 use crate::config::Config;
 use crate::error::Error;
 use crate::fetch::{self, Wanted};
@@ -20,6 +19,7 @@ use crate::query::{LexicalQuery, WeightedQuery};
 use crate::score::{self, Scores};
 use crate::search::{self, Target};
 use crate::statistics::SnapshotStatistics;
+use service_kit::compute::{ComputePool, Computed, StartError, StillWanted};
 
 /// The sparse retriever of one store. Dropping it stops its background refresh.
 pub struct App {
@@ -45,8 +45,10 @@ pub(crate) struct Found {
 
 impl App {
     /// Starts following the store. Must be called inside the runtime; the app is ready after its first look at the store.
-    #[must_use]
-    pub fn start(config: Config, store: Store) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// When the compute threads cannot be started.
+    pub fn start(config: Config, store: Store) -> Result<Arc<Self>, StartError> {
         let selection = match config.shards.as_slice() {
             [] => ShardSelection::All,
             shards => ShardSelection::Only(shards.to_vec()),
@@ -58,12 +60,12 @@ impl App {
             readiness.clone(),
             config.refresh_interval,
         );
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             catalog,
-            pool: ComputePool::new(config.compute_threads, config.compute_queue),
+            pool: ComputePool::new("sparse", config.compute_threads, config.compute_queue)?,
             readiness,
             following: tokio::spawn(following),
-        })
+        }))
     }
 
     /// Whether the first look at the store was taken.
@@ -115,7 +117,7 @@ impl App {
                     allowed: Box::new(|| segment.allowed(filter.as_ref())),
                 })
                 .collect();
-            search::search(&query, statistics, &targets, limit, || wanted.check())
+            search::search(&query, statistics, &targets, limit, || Ok(wanted.check()?))
         };
         let candidates = self.pool.run(request.deadline, work).await?;
         Ok(Found {
@@ -135,7 +137,9 @@ impl App {
         let work = move |wanted: &StillWanted| {
             let locate = |address| shard.locate(address).map(|segment| segment.part.as_ref());
             match shard.weigh(&query)? {
-                Some((query, _)) => score::score(&query, &addresses, locate, || wanted.check()),
+                Some((query, _)) => {
+                    score::score(&query, &addresses, locate, || Ok(wanted.check()?))
+                }
                 None => Ok(Scores::all_unknown(addresses.len())),
             }
         };
@@ -156,7 +160,7 @@ impl App {
                     .locate(address)
                     .map(|segment| segment.documents.as_ref())
             };
-            fetch::fetch(documents, &addresses, what, || wanted.check())
+            fetch::fetch(documents, &addresses, what, || Ok(wanted.check()?))
         };
         self.pool.run(request.deadline, work).await
     }

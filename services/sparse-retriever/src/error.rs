@@ -3,6 +3,7 @@
 use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
 use segment::SegmentError;
 use segment::catalog::NotHeld;
+use service_kit::compute::ComputeError;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -23,24 +24,12 @@ pub enum Error {
         /// The shards that are held.
         held: Vec<u32>,
     },
-    /// Too much work waits already.
-    #[error("{waiting} requests wait for a compute thread; no more are taken")]
-    Overloaded {
-        /// How many may wait.
-        waiting: usize,
-    },
     /// The answer would be larger than a message may be.
     #[error("the passages have more than {limit_bytes} bytes; fetch fewer at a time")]
     AnswerTooLarge {
         /// Most bytes of an answer.
         limit_bytes: usize,
     },
-    /// The time is spent.
-    #[error("the deadline passed before the work was done")]
-    DeadlineExceeded,
-    /// The caller is gone.
-    #[error("the caller has gone")]
-    Cancelled,
     /// A score that is no number: the statistics are wrong.
     #[error(transparent)]
     Score(#[from] ScoreError),
@@ -50,9 +39,9 @@ pub enum Error {
     /// The inverted index failed.
     #[error("inverted index: {0}")]
     Index(#[from] tantivy::TantivyError),
-    /// The computation panicked.
-    #[error("the computation failed")]
-    Compute(#[source] tokio::task::JoinError),
+    /// The work was refused, came too late, lost its caller or panicked.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
 }
 
 impl Error {
@@ -63,11 +52,10 @@ impl Error {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
             Self::SnapshotNotHeld(not_held) => not_held.kind(),
             Self::ShardNotHeld { .. } => ErrorKind::FailedPrecondition,
-            Self::Overloaded { .. } | Self::AnswerTooLarge { .. } => ErrorKind::ResourceExhausted,
-            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Self::Cancelled => ErrorKind::Cancelled,
+            Self::AnswerTooLarge { .. } => ErrorKind::ResourceExhausted,
             Self::Segment(error) => error.kind(),
-            Self::Score(_) | Self::Index(_) | Self::Compute(_) => ErrorKind::Internal,
+            Self::Score(_) | Self::Index(_) => ErrorKind::Internal,
+            Self::Compute(error) => error.kind(),
         }
     }
 

@@ -5,7 +5,6 @@
 //! every score its one canonical value, and `fetch` reads the texts of those that were chosen in the end.
 
 pub mod app;
-mod compute;
 pub mod config;
 pub mod error;
 mod fetch;

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use search_core::Candidate;
 use segment::bitmap::Bitmap;
 use segment::documents::Document;
+use service_kit::compute::ComputeError;
 
 use super::*;
 use crate::fixture::{Corpus, Oracle, document, zipf_text, zipf_word};
@@ -290,7 +291,7 @@ fn work_stops_between_segments() {
         if asked.get() < 3 {
             Ok(())
         } else {
-            Err(Error::DeadlineExceeded)
+            Err(Error::Compute(ComputeError::DeadlineExceeded))
         }
     };
     let stopped = search(
@@ -300,7 +301,10 @@ fn work_stops_between_segments() {
         10,
         proceed,
     );
-    assert!(matches!(stopped, Err(Error::DeadlineExceeded)));
+    assert!(matches!(
+        stopped,
+        Err(Error::Compute(ComputeError::DeadlineExceeded))
+    ));
     assert_eq!(asked.get(), 3);
 }
 

@@ -9,6 +9,7 @@ use segment::dense::DenseWriter;
 use segment::documents::{Document, DocumentsWriter};
 use segment::manifest::DenseSettings;
 use segment::store::PartFiles;
+use service_kit::compute::ComputeError;
 use tempfile::TempDir;
 use vector_math::VectorCoder;
 
@@ -256,8 +257,13 @@ fn a_graph_is_used_where_it_costs_less() {
 fn it_stops_when_it_is_told_to() {
     let segments = segments(2, 100, u32::MAX);
     let targets = targets(&segments, |_| None);
-    let late = search(&query(1), &targets, EXACT, || Err(Error::DeadlineExceeded));
-    assert!(matches!(late, Err(Error::DeadlineExceeded)));
+    let late = search(&query(1), &targets, EXACT, || {
+        Err(Error::Compute(ComputeError::DeadlineExceeded))
+    });
+    assert!(matches!(
+        late,
+        Err(Error::Compute(ComputeError::DeadlineExceeded))
+    ));
 }
 
 #[test]

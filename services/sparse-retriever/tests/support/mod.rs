@@ -214,7 +214,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn start(store: &Store, config: Config) -> Self {
-        let app = App::start(config, store.clone());
+        let app = App::start(config, store.clone()).unwrap();
         app.readiness().wait().await;
         let mut server = ServerBuilder::new(ServerLimits::default());
         app.add_to(&mut server);
