@@ -49,8 +49,9 @@ impl Default for RawConfig {
             rotation_sample: 20_000,
             // Below this an exact scan of the prefixes takes less time than the graph and finds more.
             graph_min_passages: 262_144,
-            // About 300 MB of texts: a segment is built in memory that a small machine has.
-            max_segment_passages: 262_144,
+            // Twice the smallest segment with a graph, so that large collections have segments between the two. Its codes are
+            // 200 MB at 384 dimensions, and what is built in memory fits into a small machine's.
+            max_segment_passages: 524_288,
             // They share the encoder, so that more of them are not done sooner.
             max_concurrent_runs: 2,
             temporary_folder: PathBuf::new(),

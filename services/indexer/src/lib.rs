@@ -13,6 +13,7 @@ mod encode;
 mod error;
 mod grpc;
 mod passages;
+mod prepare;
 mod progress;
 mod read;
 mod rotation;
@@ -27,3 +28,8 @@ pub use error::IndexError;
 pub use progress::{Event, InvalidLine, Phase, Progress, Summary};
 pub use run::{Deletion, Indexer};
 pub use settings::IndexSettings;
+
+/// Unique, so that no two writers ever write to one key.
+fn run_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}

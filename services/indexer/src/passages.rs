@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use inference::{TextEncoder, split_passages};
 use rayon::prelude::*;
+use segment::manifest::CollectionSettings;
 
 use crate::documents::RunDocuments;
 use crate::error::IndexError;
@@ -24,6 +25,16 @@ pub(crate) struct PassageSize {
     pub(crate) overlap_tokens: u32,
 }
 
+impl PassageSize {
+    /// That of a collection.
+    pub(crate) fn of(settings: &CollectionSettings) -> Self {
+        Self {
+            passage_tokens: settings.passage_tokens,
+            overlap_tokens: settings.overlap_tokens,
+        }
+    }
+}
+
 /// One passage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Passage {
@@ -33,7 +44,7 @@ struct Passage {
     tokens: u32,
 }
 
-/// The passages of a run's documents, in the order of the documents. Sixteen bytes each, no texts.
+/// The passages of a run's documents, in the order of the documents. Twelve bytes each, no texts.
 #[derive(Debug, Default)]
 pub(crate) struct Passages {
     /// Where the passages of each document begin, and the end of the last.

@@ -12,25 +12,21 @@ use futures::{Stream, StreamExt};
 use inference::TextEncoder;
 use search_core::CollectionName;
 use segment::attributes::AttributeTypes;
-use segment::manifest::{CollectionSettings, Manifest, Stage};
+use segment::manifest::{CollectionSettings, Manifest};
 use segment::store::Store;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use vector_math::Rotation;
 
-use crate::build::{Build, BuiltSegments, Destination, build_segments};
 use crate::commit::{Change, Committed, Outcome, commit};
 use crate::config::Config;
 use crate::documents::RunDocuments;
-use crate::encode::{Encoding, encode_passages};
 use crate::error::IndexError;
-use crate::passages::{PassageSize, Passages, split_documents};
-use crate::progress::{Counter, Event, Events, Phase, Stopwatch, Summary};
+use crate::prepare::{Done, Preparation, Prepared};
+use crate::progress::{Event, Events, Phase, Stopwatch, Summary};
 use crate::read::{CheckedTypes, ReadDocuments, Reader};
-use crate::rotation;
+use crate::run_id;
 use crate::settings::IndexSettings;
 use crate::source::LineBatch;
-use crate::spool::VectorSpool;
 
 /// Each lost race means that another writer has won one, so that this many in a row are a crowd.
 const COMMIT_ATTEMPTS: u32 = 32;
@@ -158,35 +154,14 @@ fn contended(collection: &CollectionName) -> IndexError {
     }
 }
 
-/// Unique, so that no two runs ever write to one key.
-fn run_id() -> String {
-    format!("{:016x}", rand::random::<u64>())
-}
-
 /// One run of [`Indexer::index`].
 struct Run<'a> {
     indexer: &'a Indexer,
     wishes: IndexSettings,
     events: Events,
     stopwatch: Stopwatch,
-    encoder_compute: Duration,
     /// Last, so that it is removed after everything that reads it.
     directory: TempDir,
-}
-
-/// What a run has worked out so far, each with what it was worked out for.
-#[derive(Default)]
-struct Work {
-    split: Option<(PassageSize, Arc<Passages>)>,
-    vectors: Option<Arc<VectorSpool>>,
-    fitted: Option<Rotation>,
-    built: Option<Built>,
-}
-
-struct Built {
-    settings: CollectionSettings,
-    rotation: Option<Rotation>,
-    segments: Arc<BuiltSegments>,
 }
 
 impl<'a> Run<'a> {
@@ -202,7 +177,6 @@ impl<'a> Run<'a> {
             wishes,
             events,
             stopwatch: Stopwatch::default(),
-            encoder_compute: Duration::ZERO,
         })
     }
 
@@ -271,257 +245,91 @@ impl<'a> Run<'a> {
                 ..Summary::default()
             });
         }
-        let mut work = Work::default();
+        let mut preparation = self.preparation(&documents);
         for _ in 0..COMMIT_ATTEMPTS {
             let latest = self.latest().await?;
             let settings = self.resolve(latest.as_ref())?;
-            let is_new_rotation = self
-                .prepare(&documents, &settings, latest.as_ref(), &mut work)
-                .await?;
+            let prepared = preparation.prepare(&settings, latest.as_ref()).await?;
             let base =
                 latest.unwrap_or_else(|| Manifest::empty(self.wishes.collection.clone(), settings));
             let types = types_with(&documents, &types, &base).await?;
-            let rotation = work
-                .fitted
-                .as_ref()
-                .filter(|_| is_new_rotation)
-                .map(Rotation::to_bytes);
-            let change = self.change_of(&documents, types, &work, rotation);
+            let change = self.change_of(&documents, types, &prepared);
+            self.events.check()?;
             let begin = Instant::now();
             let outcome = commit(&base, &change).await?;
-            self.stopwatch.add(Phase::Commit, begin);
+            preparation.stopwatch.add(Phase::Commit, begin);
             if let Outcome::Committed(committed) = outcome {
-                return Ok(self.summary(&documents, &work, invalid, &committed));
+                return Ok(summary(preparation, &prepared, invalid, &committed));
             }
         }
         Err(contended(&self.wishes.collection))
+    }
+
+    fn preparation(&mut self, documents: &Arc<RunDocuments>) -> Preparation {
+        let Indexer {
+            store,
+            encoder,
+            config,
+        } = self.indexer;
+        Preparation {
+            store: store.clone(),
+            collection: self.wishes.collection.clone(),
+            encoder: Arc::clone(encoder),
+            max_segment_passages: config.max_segment_passages,
+            documents: Arc::clone(documents),
+            events: self.events.clone(),
+            stopwatch: std::mem::take(&mut self.stopwatch),
+            encoder_compute: Duration::ZERO,
+            done: Done::default(),
+        }
     }
 
     fn change_of(
         &self,
         documents: &RunDocuments,
         types: AttributeTypes,
-        work: &Work,
-        rotation: Option<Vec<u8>>,
+        prepared: &Prepared,
     ) -> Change {
-        let ids = (0..documents.len())
-            .map(|document| Arc::clone(documents.id(document)))
-            .collect();
+        let ids = (0..documents.len()).map(|document| Arc::clone(documents.id(document)));
         Change {
             store: self.indexer.store.clone(),
             collection: self.wishes.collection.clone(),
             run: run_id(),
-            segments: work
-                .built
-                .as_ref()
-                .map(|built| Arc::clone(&built.segments))
-                .unwrap_or_default(),
-            document_ids: Arc::new(ids),
+            segments: Arc::clone(&prepared.segments),
+            document_ids: Arc::new(ids.collect()),
             types,
-            rotation,
+            rotation: prepared.new_rotation.clone(),
             directory: self.directory.path().into(),
         }
     }
+}
 
-    /// Brings the segments into the form that the collection's state asks for. Returns whether the rotation is new.
-    async fn prepare(
-        &mut self,
-        documents: &Arc<RunDocuments>,
-        settings: &CollectionSettings,
-        latest: Option<&Manifest>,
-        work: &mut Work,
-    ) -> Result<bool, IndexError> {
-        let passages = self.split(documents, settings, work).await?;
-        if settings.stages.contains(&Stage::Dense) {
-            self.encode(documents, &passages, work).await?;
-        }
-        let stored = self.stored_rotation(latest).await?;
-        let wants_rotation = settings.dense.as_ref().is_some_and(|dense| dense.rotated);
-        let is_new = wants_rotation && stored.is_none();
-        if is_new {
-            self.fit(documents, &passages, settings, work).await?;
-        }
-        let rotation = if is_new { work.fitted.clone() } else { stored };
-        self.build(documents, &passages, settings, rotation, latest, work)
-            .await?;
-        Ok(is_new)
+fn summary(
+    preparation: Preparation,
+    prepared: &Prepared,
+    invalid: u64,
+    committed: &Committed,
+) -> Summary {
+    let mut summary = Summary {
+        snapshot: Some(committed.number),
+        documents: preparation.documents.len() as u64,
+        passages: prepared.passages,
+        replaced: committed.removed.len() as u64,
+        invalid,
+        times: preparation.stopwatch.into_times(),
+        encoder_compute: preparation.encoder_compute,
+        ..Summary::default()
+    };
+    let parts = prepared
+        .segments
+        .segments
+        .iter()
+        .flat_map(|segment| &segment.parts);
+    for (part, files) in parts {
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        *summary.part_bytes.entry(part.clone()).or_default() += bytes;
     }
-
-    async fn split(
-        &mut self,
-        documents: &Arc<RunDocuments>,
-        settings: &CollectionSettings,
-        work: &mut Work,
-    ) -> Result<Arc<Passages>, IndexError> {
-        let size = PassageSize {
-            passage_tokens: settings.passage_tokens,
-            overlap_tokens: settings.overlap_tokens,
-        };
-        if let Some((_, passages)) = work.split.as_ref().filter(|(known, _)| *known == size) {
-            return Ok(Arc::clone(passages));
-        }
-        let begin = Instant::now();
-        let total = documents.len() as u64;
-        let counter = Counter::new(&self.events, Phase::Read, total);
-        let (task, encoder) = (Arc::clone(documents), Arc::clone(&self.indexer.encoder));
-        let split = move || split_documents(&task, size, &*encoder, &counter);
-        let passages = Arc::new(tokio::task::spawn_blocking(split).await??);
-        self.events.progress(Phase::Read, total, total).await?;
-        self.stopwatch.add(Phase::Read, begin);
-        *work = Work {
-            split: Some((size, Arc::clone(&passages))),
-            ..Work::default()
-        };
-        Ok(passages)
-    }
-
-    async fn encode(
-        &mut self,
-        documents: &Arc<RunDocuments>,
-        passages: &Arc<Passages>,
-        work: &mut Work,
-    ) -> Result<(), IndexError> {
-        if work.vectors.is_some() {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        let encoder = &self.indexer.encoder;
-        let directory = documents.directory();
-        let vectors = VectorSpool::create(directory, encoder.info().dimensions);
-        let vectors = Arc::new(vectors.map_err(IndexError::spool(directory))?);
-        let total = passages.len();
-        self.events.progress(Phase::Encode, 0, total).await?;
-        self.encoder_compute += encode_passages(Encoding {
-            documents: Arc::clone(documents),
-            passages: Arc::clone(passages),
-            encoder: Arc::clone(encoder),
-            vectors: Arc::clone(&vectors),
-            counter: Counter::new(&self.events, Phase::Encode, total),
-        })
-        .await?;
-        self.events.progress(Phase::Encode, total, total).await?;
-        self.stopwatch.add(Phase::Encode, begin);
-        work.vectors = Some(vectors);
-        Ok(())
-    }
-
-    async fn stored_rotation(
-        &self,
-        latest: Option<&Manifest>,
-    ) -> Result<Option<Rotation>, IndexError> {
-        let Some(file) = latest.and_then(|manifest| manifest.rotation.as_ref()) else {
-            return Ok(None);
-        };
-        let path = self
-            .indexer
-            .store
-            .local_file(&self.wishes.collection, file)
-            .await?;
-        let bytes = tokio::fs::read(&path)
-            .await
-            .map_err(segment::SegmentError::io(&path))?;
-        Rotation::from_bytes(&bytes)
-            .map(Some)
-            .map_err(IndexError::Rotation)
-    }
-
-    async fn fit(
-        &mut self,
-        documents: &Arc<RunDocuments>,
-        passages: &Arc<Passages>,
-        settings: &CollectionSettings,
-        work: &mut Work,
-    ) -> Result<(), IndexError> {
-        let (Some(encoder), Some(dense), Some(vectors)) = (
-            settings.encoder.clone(),
-            settings.dense.clone(),
-            work.vectors.clone(),
-        ) else {
-            return Ok(());
-        };
-        if work.fitted.is_some() {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        let (documents, passages) = (Arc::clone(documents), Arc::clone(passages));
-        let fit = move || rotation::fit(&documents, &passages, &vectors, &encoder, &dense);
-        work.fitted = Some(tokio::task::spawn_blocking(fit).await??);
-        self.stopwatch.add(Phase::Build, begin);
-        Ok(())
-    }
-
-    async fn build(
-        &mut self,
-        documents: &Arc<RunDocuments>,
-        passages: &Arc<Passages>,
-        settings: &CollectionSettings,
-        rotation: Option<Rotation>,
-        latest: Option<&Manifest>,
-        work: &mut Work,
-    ) -> Result<(), IndexError> {
-        let fits = |built: &Built| built.settings == *settings && built.rotation == rotation;
-        if work.built.as_ref().is_some_and(fits) {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        let total = passages.len();
-        self.events.progress(Phase::Build, 0, total).await?;
-        let build = Build {
-            documents: Arc::clone(documents),
-            passages: Arc::clone(passages),
-            settings: settings.clone(),
-            vectors: rotation::coder(settings, rotation.clone())?.zip(work.vectors.clone()),
-            max_segment_passages: self.indexer.config.max_segment_passages,
-            counter: Counter::new(&self.events, Phase::Build, total),
-        };
-        let segments = build_segments(build, &self.destination(latest)).await?;
-        self.events.progress(Phase::Build, total, total).await?;
-        self.stopwatch.add(Phase::Build, begin);
-        work.built = Some(Built {
-            settings: settings.clone(),
-            rotation,
-            segments: Arc::new(segments),
-        });
-        Ok(())
-    }
-
-    fn destination(&self, latest: Option<&Manifest>) -> Destination {
-        Destination {
-            store: self.indexer.store.clone(),
-            collection: self.wishes.collection.clone(),
-            // A build that is done again gets keys of its own: no file is ever written twice.
-            run: run_id(),
-            first_number: latest.map_or(0, |manifest| manifest.next_segment),
-        }
-    }
-
-    fn summary(
-        self,
-        documents: &RunDocuments,
-        work: &Work,
-        invalid: u64,
-        committed: &Committed,
-    ) -> Summary {
-        let mut summary = Summary {
-            snapshot: Some(committed.number),
-            documents: documents.len() as u64,
-            passages: work
-                .split
-                .as_ref()
-                .map_or(0, |(_, passages)| passages.len()),
-            replaced: committed.removed.len() as u64,
-            invalid,
-            times: self.stopwatch.into_times(),
-            encoder_compute: self.encoder_compute,
-            ..Summary::default()
-        };
-        let segments = work.built.iter().flat_map(|built| &built.segments.segments);
-        for (part, files) in segments.flat_map(|segment| &segment.parts) {
-            let bytes: u64 = files.iter().map(|file| file.bytes).sum();
-            *summary.part_bytes.entry(part.clone()).or_default() += bytes;
-        }
-        summary
-    }
+    summary
 }
 
 /// The types of the collection's metadata fields once the documents are in. They were checked against the collection as it

@@ -1,0 +1,217 @@
+//! A run's documents become segments of their collection: split, encoded, rotated, built.
+//!
+//! What a segment looks like depends on the collection's settings and its rotation, and both may change under a run that
+//! creates a collection while another one does so too. Each step is therefore taken for a state of the collection, and only
+//! taken again if that state asks for something else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inference::TextEncoder;
+use search_core::CollectionName;
+use segment::SegmentError;
+use segment::manifest::{CollectionSettings, Manifest, Stage};
+use segment::store::Store;
+use vector_math::Rotation;
+
+use crate::build::{Build, BuiltSegments, Destination, build_segments};
+use crate::documents::RunDocuments;
+use crate::encode::{Encoding, encode_passages};
+use crate::error::IndexError;
+use crate::passages::{PassageSize, Passages, split_documents};
+use crate::progress::{Counter, Events, Phase, Stopwatch};
+use crate::rotation;
+use crate::spool::VectorSpool;
+
+/// What the steps work with.
+pub(crate) struct Preparation {
+    pub(crate) store: Store,
+    pub(crate) collection: CollectionName,
+    pub(crate) encoder: Arc<dyn TextEncoder>,
+    pub(crate) max_segment_passages: u64,
+    pub(crate) documents: Arc<RunDocuments>,
+    pub(crate) events: Events,
+    pub(crate) stopwatch: Stopwatch,
+    /// Wall time in which the encoder computed.
+    pub(crate) encoder_compute: Duration,
+    pub(crate) done: Done,
+}
+
+/// What the steps have made so far.
+#[derive(Default)]
+pub(crate) struct Done {
+    split: Option<(PassageSize, Arc<Passages>)>,
+    vectors: Option<Arc<VectorSpool>>,
+    fitted: Option<Rotation>,
+    built: Option<Built>,
+}
+
+struct Built {
+    settings: CollectionSettings,
+    rotation: Option<Rotation>,
+    segments: Arc<BuiltSegments>,
+}
+
+/// Segments that fit the state of the collection.
+pub(crate) struct Prepared {
+    pub(crate) segments: Arc<BuiltSegments>,
+    /// The collection has none yet.
+    pub(crate) new_rotation: Option<Vec<u8>>,
+    pub(crate) passages: u64,
+}
+
+impl Preparation {
+    /// Takes the steps that the state asks for and that were not yet taken for it.
+    pub(crate) async fn prepare(
+        &mut self,
+        settings: &CollectionSettings,
+        latest: Option<&Manifest>,
+    ) -> Result<Prepared, IndexError> {
+        let passages = self.split(settings).await?;
+        if settings.stages.contains(&Stage::Dense) {
+            self.encode(&passages).await?;
+        }
+        let stored = self.stored_rotation(latest).await?;
+        let new = if stored.is_none() {
+            self.fit(&passages, settings).await?
+        } else {
+            None
+        };
+        let new_rotation = new.as_ref().map(Rotation::to_bytes);
+        let first_number = latest.map_or(0, |manifest| manifest.next_segment);
+        let segments = self
+            .build(&passages, settings, stored.or(new), first_number)
+            .await?;
+        Ok(Prepared {
+            segments,
+            new_rotation,
+            passages: passages.len(),
+        })
+    }
+
+    async fn split(&mut self, settings: &CollectionSettings) -> Result<Arc<Passages>, IndexError> {
+        let size = PassageSize::of(settings);
+        if let Some((_, passages)) = self.done.split.as_ref().filter(|(known, _)| *known == size) {
+            return Ok(Arc::clone(passages));
+        }
+        let begin = Instant::now();
+        let total = self.documents.len() as u64;
+        let counter = Counter::new(&self.events, Phase::Read, total);
+        let (documents, encoder) = (Arc::clone(&self.documents), Arc::clone(&self.encoder));
+        let split = move || split_documents(&documents, size, &*encoder, &counter);
+        let passages = Arc::new(tokio::task::spawn_blocking(split).await??);
+        self.events.progress(Phase::Read, total, total).await?;
+        self.stopwatch.add(Phase::Read, begin);
+        self.done = Done {
+            split: Some((size, Arc::clone(&passages))),
+            ..Done::default()
+        };
+        Ok(passages)
+    }
+
+    async fn encode(&mut self, passages: &Arc<Passages>) -> Result<(), IndexError> {
+        if self.done.vectors.is_some() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let directory = self.documents.directory();
+        let vectors = VectorSpool::create(directory, self.encoder.info().dimensions);
+        let vectors = Arc::new(vectors.map_err(IndexError::spool(directory))?);
+        let total = passages.len();
+        self.events.progress(Phase::Encode, 0, total).await?;
+        let encoding = Encoding {
+            documents: Arc::clone(&self.documents),
+            passages: Arc::clone(passages),
+            encoder: Arc::clone(&self.encoder),
+            vectors: Arc::clone(&vectors),
+            counter: Counter::new(&self.events, Phase::Encode, total),
+        };
+        self.encoder_compute += encode_passages(encoding).await?;
+        self.events.progress(Phase::Encode, total, total).await?;
+        self.stopwatch.add(Phase::Encode, begin);
+        self.done.vectors = Some(vectors);
+        Ok(())
+    }
+
+    async fn stored_rotation(
+        &self,
+        latest: Option<&Manifest>,
+    ) -> Result<Option<Rotation>, IndexError> {
+        let Some(file) = latest.and_then(|manifest| manifest.rotation.as_ref()) else {
+            return Ok(None);
+        };
+        let path = self.store.local_file(&self.collection, file).await?;
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(SegmentError::io(&path))?;
+        Rotation::from_bytes(&bytes)
+            .map(Some)
+            .map_err(IndexError::Rotation)
+    }
+
+    /// The rotation that the run would give its collection; none if the collection is not rotated.
+    async fn fit(
+        &mut self,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+    ) -> Result<Option<Rotation>, IndexError> {
+        let dense = settings.dense.clone().filter(|dense| dense.rotated);
+        let (Some(encoder), Some(dense), Some(vectors)) =
+            (settings.encoder.clone(), dense, self.done.vectors.clone())
+        else {
+            return Ok(None);
+        };
+        if self.done.fitted.is_none() {
+            let begin = Instant::now();
+            let (documents, passages) = (Arc::clone(&self.documents), Arc::clone(passages));
+            let fit = move || rotation::fit(&documents, &passages, &vectors, &encoder, &dense);
+            self.done.fitted = Some(tokio::task::spawn_blocking(fit).await??);
+            self.stopwatch.add(Phase::Build, begin);
+        }
+        Ok(self.done.fitted.clone())
+    }
+
+    async fn build(
+        &mut self,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+        rotation: Option<Rotation>,
+        first_number: u32,
+    ) -> Result<Arc<BuiltSegments>, IndexError> {
+        let fits = |built: &&Built| built.settings == *settings && built.rotation == rotation;
+        if let Some(built) = self.done.built.as_ref().filter(fits) {
+            return Ok(Arc::clone(&built.segments));
+        }
+        let begin = Instant::now();
+        let total = passages.len();
+        self.events.progress(Phase::Build, 0, total).await?;
+        let build = Build {
+            documents: Arc::clone(&self.documents),
+            passages: Arc::clone(passages),
+            settings: settings.clone(),
+            vectors: rotation::coder(settings, rotation.clone())?.zip(self.done.vectors.clone()),
+            max_segment_passages: self.max_segment_passages,
+            counter: Counter::new(&self.events, Phase::Build, total),
+        };
+        let segments = Arc::new(build_segments(build, &self.destination(first_number)).await?);
+        self.events.progress(Phase::Build, total, total).await?;
+        self.stopwatch.add(Phase::Build, begin);
+        let built = Built {
+            settings: settings.clone(),
+            rotation,
+            segments: Arc::clone(&segments),
+        };
+        self.done.built = Some(built);
+        Ok(segments)
+    }
+
+    fn destination(&self, first_number: u32) -> Destination {
+        Destination {
+            store: self.store.clone(),
+            collection: self.collection.clone(),
+            // A build that is done again gets keys of its own: no file is ever written twice.
+            run: crate::run_id(),
+            first_number,
+        }
+    }
+}
