@@ -51,16 +51,21 @@ pub struct StageScores<'a> {
 pub struct FusedStage {
     /// The weight of the stage.
     pub weight: f64,
-    /// One-based rank of each candidate by the stage's scores; equal scores have equal ranks.
-    pub ranks: Vec<u32>,
     /// The scores on the common scale.
     pub normalized: Vec<f64>,
+    /// The raw scores, best first. Of thousands of candidates few are explained: ranks are found when asked for.
+    descending: Vec<f32>,
 }
 
 impl FusedStage {
     /// What the stage adds to a candidate's score.
     pub fn contribution(&self, candidate: usize) -> f64 {
         self.weight * self.normalized[candidate]
+    }
+
+    /// One-based rank of a candidate with this raw score; equal scores have equal ranks.
+    pub fn rank(&self, score: f32) -> u32 {
+        rank(&self.descending, score)
     }
 }
 
@@ -98,10 +103,9 @@ pub fn fuse(method: Method, stages: &[StageScores<'_>]) -> Fused {
 /// The scores of a lone stage as they are, in the same form.
 pub fn keep(scores: &[f32]) -> Fused {
     let kept: Vec<f64> = scores.iter().copied().map(f64::from).collect();
-    let ranks = ranks(scores, &descending(scores));
     let stage = FusedStage {
         weight: 1.0,
-        ranks,
+        descending: descending(scores),
         normalized: kept.clone(),
     };
     Fused {
@@ -112,20 +116,19 @@ pub fn keep(scores: &[f32]) -> Fused {
 
 fn fuse_stage(method: Method, weight: f64, scores: &[f32]) -> FusedStage {
     let descending = descending(scores);
-    let ranks = ranks(scores, &descending);
     let normalized = match method {
         Method::MinMax => scale(scores, min_max(&descending)),
         Method::ZScore => scale(scores, z_score(&descending)),
         Method::Dbsf => scale(scores, distribution(&descending)),
-        Method::Rrf { rank_constant } => ranks
+        Method::Rrf { rank_constant } => scores
             .iter()
-            .map(|rank| reciprocal(rank_constant, *rank))
+            .map(|score| reciprocal(rank_constant, rank(&descending, *score)))
             .collect(),
     };
     FusedStage {
         weight,
-        ranks,
         normalized,
+        descending,
     }
 }
 
@@ -133,13 +136,6 @@ fn descending(scores: &[f32]) -> Vec<f32> {
     let mut descending = scores.to_vec();
     descending.sort_unstable_by(|left, right| right.total_cmp(left));
     descending
-}
-
-fn ranks(scores: &[f32], descending: &[f32]) -> Vec<u32> {
-    scores
-        .iter()
-        .map(|score| rank(descending, *score))
-        .collect()
 }
 
 /// One more than the number of greater scores.
@@ -237,6 +233,10 @@ mod tests {
         )
     }
 
+    fn ranks(stage: &FusedStage, scores: &[f32]) -> Vec<u32> {
+        scores.iter().map(|score| stage.rank(*score)).collect()
+    }
+
     fn assert_close(actual: &[f64], expected: &[f64]) {
         assert_eq!(actual.len(), expected.len());
         for (actual, expected) in actual.iter().zip(expected) {
@@ -273,8 +273,8 @@ mod tests {
     #[test]
     fn golden_rrf() {
         let fused = fuse_both(Method::Rrf { rank_constant: 60 }, 0.5);
-        assert_eq!(fused.stages[0].ranks, [1, 2, 2, 4]);
-        assert_eq!(fused.stages[1].ranks, [4, 1, 3, 2]);
+        assert_eq!(ranks(&fused.stages[0], &DENSE), [1, 2, 2, 4]);
+        assert_eq!(ranks(&fused.stages[1], &SPARSE), [4, 1, 3, 2]);
         let half_sum = |left: f64, right: f64| 0.5 / (60.0 + left) + 0.5 / (60.0 + right);
         assert_close(
             &fused.scores,
@@ -326,7 +326,7 @@ mod tests {
     fn a_lone_stage_keeps_its_scores() {
         let kept = keep(&SPARSE);
         assert_eq!(kept.scores, [0.0, 12.0, 3.0, 6.0]);
-        assert_eq!(kept.stages[0].ranks, [4, 1, 3, 2]);
+        assert_eq!(ranks(&kept.stages[0], &SPARSE), [4, 1, 3, 2]);
         assert_eq!(kept.stages[0].contribution(1), 12.0);
     }
 

@@ -87,6 +87,13 @@ impl ParsedQuery {
             .iter()
             .any(|clause| clause.occur != Occur::Should)
     }
+
+    /// Whether every answer must have a word of the query.
+    pub fn has_required(&self) -> bool {
+        self.clauses
+            .iter()
+            .any(|clause| clause.occur == Occur::Must)
+    }
 }
 
 fn parse_clauses(query: &str) -> Vec<Clause> {

@@ -42,6 +42,10 @@ pub enum StageReason {
     ModelMismatch,
     /// A segment was refused when loaded.
     DamagedSegment,
+    /// The retrievers' depth was spent before the page was full: more documents may match.
+    Depth,
+    /// The texts are more than a message holds.
+    Size,
 }
 
 /// What one stage did for one answer.

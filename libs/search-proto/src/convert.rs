@@ -325,6 +325,8 @@ const fn reason_to_wire(reason: StageReason) -> search::StageReason {
         StageReason::SnapshotMissing => search::StageReason::SnapshotMissing,
         StageReason::ModelMismatch => search::StageReason::ModelMismatch,
         StageReason::DamagedSegment => search::StageReason::DamagedSegment,
+        StageReason::Depth => search::StageReason::Depth,
+        StageReason::Size => search::StageReason::Size,
     }
 }
 
@@ -340,6 +342,8 @@ fn reason_from_wire(reason: i32) -> Result<Option<StageReason>, FieldError> {
         search::StageReason::SnapshotMissing => Some(StageReason::SnapshotMissing),
         search::StageReason::ModelMismatch => Some(StageReason::ModelMismatch),
         search::StageReason::DamagedSegment => Some(StageReason::DamagedSegment),
+        search::StageReason::Depth => Some(StageReason::Depth),
+        search::StageReason::Size => Some(StageReason::Size),
     })
 }
 
@@ -498,6 +502,8 @@ mod tests {
             R::SnapshotMissing,
             R::ModelMismatch,
             R::DamagedSegment,
+            R::Depth,
+            R::Size,
         ];
         for status in statuses {
             for reason in reasons.into_iter().map(Some).chain([None]) {

@@ -88,5 +88,7 @@ pub(crate) fn reason_name(reason: StageReason) -> Option<&'static str> {
         StageReason::SnapshotMissing => Some("snapshot_missing"),
         StageReason::ModelMismatch => Some("model_mismatch"),
         StageReason::DamagedSegment => Some("damaged_segment"),
+        StageReason::Depth => Some("depth"),
+        StageReason::Size => Some("size"),
     }
 }

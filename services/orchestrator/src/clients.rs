@@ -75,6 +75,13 @@ pub(crate) struct Passage {
     pub(crate) passage: u32,
 }
 
+impl Passage {
+    /// Bytes of its strings, which are nearly all of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.document_id.len() + self.title.len() + self.text.len() + self.metadata_json.len()
+    }
+}
+
 /// A snapshot that a replica holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -134,6 +141,27 @@ impl Peer {
                 message: status.message().to_owned(),
                 fields: fields_of(&status),
             })
+    }
+
+    fn described(
+        &self,
+        answer: Result<Response<common::DescribeResponse>, Status>,
+    ) -> Result<Vec<Held>, CallError> {
+        let described = self.answer(answer)?;
+        Ok(held_from_wire(described, self))
+    }
+
+    /// What a retriever says about as many passages as were asked for.
+    fn scored(&self, asked: usize, wire: &sparse::ScoreResponse) -> Result<Scored, CallError> {
+        let scored = scores(&wire.scores, asked).and_then(|scores| {
+            Ok(Scored {
+                scores,
+                excluded: positions(&wire.excluded, asked, "excluded")?,
+                unknown: positions(&wire.unknown, asked, "unknown")?,
+                timing: Timing::from_wire(wire.timing),
+            })
+        });
+        scored.map_err(|error| self.malformed(&error))
     }
 
     /// The peer's answer breaks the contract.
@@ -228,10 +256,8 @@ impl SparseClient {
         deadline: Option<Deadline>,
     ) -> Result<Vec<Held>, CallError> {
         let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        let described = self
-            .peer
-            .answer(self.client.clone().describe(request).await)?;
-        Ok(held_from_wire(described, &self.peer))
+        self.peer
+            .described(self.client.clone().describe(request).await)
     }
 
     pub(crate) async fn search(
@@ -279,15 +305,7 @@ impl SparseClient {
             .score(with_deadline(request, target.deadline, now()))
             .await;
         let scored = self.peer.answer(answer)?;
-        let checked = scores(&scored.scores, addresses.len()).and_then(|scores| {
-            Ok(Scored {
-                scores,
-                excluded: positions(&scored.excluded, addresses.len(), "excluded")?,
-                unknown: positions(&scored.unknown, addresses.len(), "unknown")?,
-                timing: Timing::from_wire(scored.timing),
-            })
-        });
-        checked.map_err(|error| self.peer.malformed(&error))
+        self.peer.scored(addresses.len(), &scored)
     }
 
     pub(crate) async fn fetch(
@@ -333,10 +351,8 @@ impl DenseClient {
         deadline: Option<Deadline>,
     ) -> Result<Vec<Held>, CallError> {
         let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        let described = self
-            .peer
-            .answer(self.client.clone().describe(request).await)?;
-        Ok(held_from_wire(described, &self.peer))
+        self.peer
+            .described(self.client.clone().describe(request).await)
     }
 
     pub(crate) async fn search(
@@ -388,15 +404,14 @@ impl DenseClient {
             .score(with_deadline(request, target.deadline, now()))
             .await;
         let scored = self.peer.answer(answer)?;
-        let checked = scores(&scored.scores, addresses.len()).and_then(|scores| {
-            Ok(Scored {
-                scores,
-                excluded: Vec::new(),
-                unknown: positions(&scored.unknown, addresses.len(), "unknown")?,
-                timing: Timing::from_wire(scored.timing),
-            })
-        });
-        checked.map_err(|error| self.peer.malformed(&error))
+        // A vector excludes nothing; otherwise the answers are alike.
+        let scored = sparse::ScoreResponse {
+            scores: scored.scores,
+            excluded: Vec::new(),
+            unknown: scored.unknown,
+            timing: scored.timing,
+        };
+        self.peer.scored(addresses.len(), &scored)
     }
 }
 

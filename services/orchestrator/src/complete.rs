@@ -170,6 +170,7 @@ impl Run<'_> {
             lists.push(LegList {
                 leg: Leg::Sparse,
                 passages: Vec::new(),
+                is_full: false,
             });
         }
         if lists.len() < 2 {
@@ -267,14 +268,14 @@ impl Run<'_> {
         let target = self.target(shard);
         let scored: Result<Scored, CallError> = match (leg, &self.placement.dense, encoded) {
             (Leg::Dense, DensePlace::Held(holding), Some(encoded)) => {
-                let holders = &holding.holders[shard as usize];
+                let holders = holding.of_shard(shard);
                 self.mesh
                     .dense
                     .call(holders, |client| client.score(target, encoded, addresses))
                     .await
             }
             _ => {
-                let holders = &self.placement.documents.holders[shard as usize];
+                let holders = self.placement.documents.of_shard(shard);
                 let query = &self.plan.request.query;
                 self.mesh
                     .sparse

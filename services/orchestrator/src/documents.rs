@@ -5,10 +5,38 @@ use crate::error::SearchError;
 use crate::funnel::Run;
 use futures::future::try_join_all;
 use search_core::Address;
+use service_kit::MAX_MESSAGE_BYTES;
 use std::collections::BTreeMap;
 
-/// Most addresses that one call may name, whole passages; the contract's limit. Ids alone may be more, which nothing here needs.
-const MAX_FETCH: usize = 4096;
+/// Most bytes of the passages of one answer: what a message holds, less a quarter for its structure.
+pub(crate) const MAX_ANSWER_BYTES: usize = MAX_MESSAGE_BYTES / 4 * 3;
+
+/// What is wanted of each passage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The id of its document.
+    Ids,
+    /// Everything, as much of it as one answer holds.
+    Texts,
+}
+
+impl Wanted {
+    /// Most addresses of one call: the contract's limit for ids, and as many texts as are rarely too large for one answer.
+    const fn most_addresses(self) -> usize {
+        match self {
+            Self::Ids => 65_536,
+            Self::Texts => 256,
+        }
+    }
+
+    /// Behind so many bytes of one shard nothing more is wanted of it: no answer holds it.
+    const fn most_bytes(self) -> usize {
+        match self {
+            Self::Ids => usize::MAX,
+            Self::Texts => MAX_ANSWER_BYTES,
+        }
+    }
+}
 
 /// A passage and the shard that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,19 +45,34 @@ pub(crate) struct PassageRef {
     pub(crate) shard: u32,
 }
 
-/// What was looked up, parallel to what was asked for; `None` where a replica does not have it.
+/// What was looked up.
 #[derive(Debug, Default)]
 pub(crate) struct LookedUp {
+    /// Parallel to what was asked for; `None` where a replica does not have it, or it was left out.
     pub(crate) passages: Vec<Option<Passage>>,
+    /// Passages that a replica does not have.
+    pub(crate) unknown: usize,
+    /// Passages that were left out for their size.
+    pub(crate) oversized: usize,
     /// Shards that were asked, and the time of each call.
     pub(crate) calls: Vec<(u32, Timing)>,
+}
+
+/// A position among what was asked for, and the address there.
+type Place = (usize, Address);
+
+/// What one shard gave.
+struct ShardPassages<'a> {
+    shard: u32,
+    fetched: Vec<(&'a [Place], Fetched)>,
+    oversized: usize,
 }
 
 /// Positions of the passages, by shard.
 pub(crate) fn by_shard(
     passages: impl IntoIterator<Item = (usize, PassageRef)>,
-) -> BTreeMap<u32, Vec<(usize, Address)>> {
-    let mut shards: BTreeMap<u32, Vec<(usize, Address)>> = BTreeMap::new();
+) -> BTreeMap<u32, Vec<Place>> {
+    let mut shards: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
     for (position, passage) in passages {
         shards
             .entry(passage.shard)
@@ -39,45 +82,94 @@ pub(crate) fn by_shard(
     shards
 }
 
+impl LookedUp {
+    fn add(&mut self, answer: ShardPassages<'_>) {
+        self.oversized += answer.oversized;
+        for (places, fetched) in answer.fetched {
+            self.calls.push((answer.shard, fetched.timing));
+            for ((position, _), passage) in places.iter().zip(fetched.passages) {
+                self.unknown += usize::from(passage.is_none());
+                self.passages[*position] = passage;
+            }
+        }
+    }
+}
+
 impl Run<'_> {
-    /// Looks passages up, or their document ids alone.
+    /// Looks passages up, all shards at the same time. Where texts are too many for an answer, the first ones are given.
     pub(crate) async fn fetch(
         self,
         passages: &[PassageRef],
-        ids_only: bool,
+        wanted: Wanted,
     ) -> Result<LookedUp, SearchError> {
         let shards = by_shard(passages.iter().copied().enumerate());
-        let calls = shards.iter().flat_map(|(shard, places)| {
-            places
-                .chunks(MAX_FETCH)
-                .map(|places| self.fetch_from(*shard, places, ids_only))
-        });
+        let calls = shards
+            .iter()
+            .map(|(shard, places)| self.fetch_from(*shard, places, wanted));
         let mut looked_up = LookedUp {
             passages: vec![None; passages.len()],
-            calls: Vec::new(),
+            ..LookedUp::default()
         };
-        for (shard, places, fetched) in try_join_all(calls).await? {
-            looked_up.calls.push((shard, fetched.timing));
-            for ((position, _), passage) in places.iter().zip(fetched.passages) {
-                looked_up.passages[*position] = passage;
-            }
+        for answer in try_join_all(calls).await? {
+            looked_up.add(answer);
         }
         Ok(looked_up)
     }
 
-    async fn fetch_from(
+    /// One part behind the other; a part whose answer would be too large is asked for in halves.
+    async fn fetch_from<'p>(
         self,
         shard: u32,
-        places: &[(usize, Address)],
-        ids_only: bool,
-    ) -> Result<(u32, &[(usize, Address)], Fetched), SearchError> {
-        let addresses: Vec<Address> = places.iter().map(|(_, address)| *address).collect();
-        let holders = &self.placement.documents.holders[shard as usize];
-        let target = self.target(shard);
-        let call = self
-            .mesh
-            .sparse
-            .call(holders, |client| client.fetch(target, &addresses, ids_only));
-        Ok((shard, places, call.await?))
+        places: &'p [Place],
+        wanted: Wanted,
+    ) -> Result<ShardPassages<'p>, SearchError> {
+        let mut parts: Vec<&[Place]> = places.chunks(wanted.most_addresses()).rev().collect();
+        let mut answer = ShardPassages {
+            shard,
+            fetched: Vec::new(),
+            oversized: 0,
+        };
+        let mut bytes = 0;
+        while let Some(part) = parts.pop() {
+            if bytes > wanted.most_bytes() {
+                answer.oversized += part.len();
+                continue;
+            }
+            match self.fetch_part(shard, part, wanted).await? {
+                Some(fetched) => {
+                    bytes += bytes_of(&fetched);
+                    answer.fetched.push((part, fetched));
+                }
+                None if part.len() > 1 => {
+                    let (front, back) = part.split_at(part.len() / 2);
+                    parts.extend([back, front]);
+                }
+                None => answer.oversized += 1,
+            }
+        }
+        Ok(answer)
     }
+
+    /// None: the answer would be too large.
+    async fn fetch_part(
+        self,
+        shard: u32,
+        places: &[Place],
+        wanted: Wanted,
+    ) -> Result<Option<Fetched>, SearchError> {
+        let addresses: Vec<Address> = places.iter().map(|(_, address)| *address).collect();
+        let holders = self.placement.documents.of_shard(shard);
+        let target = self.target(shard);
+        let call = self.mesh.sparse.call(holders, |client| {
+            client.fetch(target, &addresses, wanted == Wanted::Ids)
+        });
+        match call.await {
+            Err(error) if error.is_too_large() => Ok(None),
+            answer => Ok(Some(answer?)),
+        }
+    }
+}
+
+fn bytes_of(fetched: &Fetched) -> usize {
+    fetched.passages.iter().flatten().map(Passage::bytes).sum()
 }

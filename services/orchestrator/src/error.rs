@@ -126,6 +126,14 @@ pub(crate) struct CallError {
     pub(crate) fields: Vec<FieldError>,
 }
 
+impl CallError {
+    /// The answer would not fit into a message; a service that refuses for load names no field.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.kind == ErrorKind::ResourceExhausted
+            && self.fields.iter().any(|field| field.path == "addresses")
+    }
+}
+
 /// Why no replica set can answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PlaceError {

@@ -59,11 +59,12 @@ pub(crate) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
         let retrieved = self.retrieve().await?;
+        let is_exhaustive = retrieved.is_exhaustive(&self.plan.request.parsed);
         let completed = self
             .complete(retrieved.lists, retrieved.encoded.as_ref())
             .await?;
         let fused = self.fuse(completed.pool);
-        let responded = self.respond(fused.ranking).await?;
+        let responded = self.respond(fused.ranking, is_exhaustive).await?;
         let reports = [
             retrieved.reports,
             completed.reports,

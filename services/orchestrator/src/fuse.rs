@@ -102,7 +102,7 @@ impl Ranking {
         let entry = |(leg, stage): (&LegScores, &search_core::fusion::FusedStage)| TrailEntry {
             stage: Leg::name(leg.leg),
             raw: f64::from(leg.scores[position]),
-            rank: stage.ranks[position],
+            rank: stage.rank(leg.scores[position]),
             normalized: stage.normalized[position],
             weight: stage.weight,
             contribution: stage.contribution(position),

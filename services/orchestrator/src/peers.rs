@@ -16,6 +16,9 @@ use tokio::sync::{Mutex, watch};
 /// A replica that has not described itself in this time is not reachable: it takes microseconds.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A replica that was late at so many looks is gone; one that was late once may have had a busy moment, and keeps its holdings.
+const MAX_TIMES_LATE: u32 = 2;
+
 /// Channels to the replicas of each stage.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
@@ -98,7 +101,8 @@ impl<C> Replicas<C> {
         }
     }
 
-    /// Asks everyone what it holds. A replica that answers with an error holds what it held; one that cannot be reached nothing.
+    /// Asks everyone what it holds. A replica that answers with an error, or is late once, holds what it held; one that cannot be reached
+    /// nothing.
     async fn look<'a, F>(
         &'a self,
         before: &ServiceView,
@@ -117,30 +121,30 @@ impl<C> Replicas<C> {
 }
 
 fn next_state(answer: Result<Vec<Held>, CallError>, before: &ReplicaState) -> ReplicaState {
-    match answer {
-        Ok(held) => ReplicaState {
-            held,
-            is_reachable: true,
-        },
-        Err(error) => {
-            let is_gone = matches!(
-                error.kind,
-                ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
-            );
-            if before.is_reachable {
-                tracing::warn!(%error, is_gone, "a replica does not say what it holds");
-            }
-            let held = if is_gone {
-                Vec::new()
-            } else {
-                before.held.clone()
-            };
-            ReplicaState {
+    let error = match answer {
+        Ok(held) => {
+            return ReplicaState {
                 held,
-                is_reachable: before.is_reachable && !is_gone,
-            }
+                is_reachable: true,
+                times_late: 0,
+            };
         }
+        Err(error) => error,
+    };
+    let times_late = match error.kind {
+        ErrorKind::DeadlineExceeded => before.times_late.saturating_add(1),
+        _ => 0,
+    };
+    let is_gone = error.kind == ErrorKind::Unavailable || times_late >= MAX_TIMES_LATE;
+    if before.is_reachable {
+        tracing::warn!(%error, is_gone, "a replica does not say what it holds");
     }
+    let kept = if is_gone {
+        ReplicaState::default()
+    } else {
+        before.clone()
+    };
+    ReplicaState { times_late, ..kept }
 }
 
 /// All peers, and what they hold.
@@ -240,5 +244,67 @@ impl Mesh {
     ) -> Result<Placement, PlaceError> {
         self.look().await;
         self.view().place(collection, legs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> Result<Vec<Held>, CallError> {
+        Err(CallError {
+            service: Service::SparseRetriever,
+            replica: "one".to_owned(),
+            kind,
+            message: String::new(),
+            fields: Vec::new(),
+        })
+    }
+
+    fn holding() -> Vec<Held> {
+        let collection = CollectionName::try_from("docs").unwrap();
+        vec![Held {
+            snapshot: search_core::SnapshotId {
+                collection,
+                number: 1,
+            },
+            shards: 1,
+            held_shards: vec![0],
+            encoder_fingerprint: String::new(),
+            passages: 1,
+        }]
+    }
+
+    /// Whether a replica that answered once still counts after these looks.
+    fn is_kept(kinds: &[Option<ErrorKind>]) -> bool {
+        let state = next_state(Ok(holding()), &ReplicaState::default());
+        let state = kinds.iter().fold(state, |state, kind| {
+            next_state(kind.map_or(Ok(holding()), failed), &state)
+        });
+        assert_eq!(state.is_reachable, !state.held.is_empty());
+        state.is_reachable
+    }
+
+    #[test]
+    fn a_replica_is_dropped_when_gone_or_late_twice() {
+        let (late, gone) = (
+            Some(ErrorKind::DeadlineExceeded),
+            Some(ErrorKind::Unavailable),
+        );
+        assert!(is_kept(&[late]));
+        assert!(!is_kept(&[late, late]));
+        assert!(is_kept(&[late, None, late]));
+        assert!(!is_kept(&[gone]));
+        assert!(is_kept(&[gone, None]));
+        assert!(is_kept(&[Some(ErrorKind::Internal); 5]));
+    }
+
+    #[test]
+    fn a_replica_that_never_answered_is_not_there() {
+        let state = next_state(
+            failed(ErrorKind::DeadlineExceeded),
+            &ReplicaState::default(),
+        );
+        assert!(!state.is_reachable && state.held.is_empty());
     }
 }

@@ -11,8 +11,10 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReplicaState {
     pub(crate) held: Vec<Held>,
-    /// It answered when it was last asked.
+    /// It answered when it was last asked, or was late for the first time.
     pub(crate) is_reachable: bool,
+    /// Looks, one behind the other, at which it was late.
+    pub(crate) times_late: u32,
 }
 
 /// Who holds one snapshot.
@@ -58,6 +60,11 @@ impl Holding {
 
     pub(crate) fn shards(&self) -> u32 {
         u32::try_from(self.holders.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The replicas of this shard; none where there is no such shard.
+    pub(crate) fn of_shard(&self, shard: u32) -> &[usize] {
+        self.holders.get(shard as usize).map_or(&[], Vec::as_slice)
     }
 
     fn missing_shard(&self) -> Option<u32> {
@@ -217,8 +224,10 @@ impl View {
             dense => dense?,
         };
         let newest_common = documents.iter().rev().find_map(|(number, holding)| {
+            // Who disagrees about the number of shards cannot be speaking of the same snapshot.
             dense
                 .get(number)
+                .filter(|dense| dense.shards() == holding.shards())
                 .map(|dense| (*number, Arc::clone(holding), Arc::clone(dense)))
         });
         let (number, documents, dense) =
@@ -291,6 +300,7 @@ mod tests {
         ReplicaState {
             held: held.into_iter().collect(),
             is_reachable: true,
+            times_late: 0,
         }
     }
 
@@ -405,6 +415,28 @@ mod tests {
                 .unwrap_err();
             assert_eq!(error, PlaceError::NoVectors(name()));
         }
+    }
+
+    #[test]
+    fn stages_that_disagree_about_shards_have_no_common_snapshot() {
+        let odd = Held {
+            shards: 1,
+            ..held(2, &[0])
+        };
+        let dense = replica([held(1, &[0, 1]), odd.clone()]);
+        let placement = view(vec![all(&[1, 2])], vec![dense])
+            .place(&name(), &BOTH)
+            .unwrap();
+        assert_eq!(placement.snapshot.number, 1);
+        let view = view(vec![all(&[1, 2])], vec![replica([odd])]);
+        assert_eq!(
+            view.place(&name(), &[Leg::Dense]),
+            Err(PlaceError::NoCommonSnapshot(name()))
+        );
+        assert_eq!(
+            view.place(&name(), &BOTH).unwrap().dense,
+            DensePlace::Missing(StageReason::SnapshotMissing)
+        );
     }
 
     #[test]

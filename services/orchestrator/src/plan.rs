@@ -9,6 +9,8 @@ use std::time::Instant;
 
 /// Most passages that one shard can be asked for, and so the deepest pool of one retriever.
 pub(crate) const MAX_DEPTH: u32 = 10_000;
+/// Passages that each leg gives on for every document of the page and before it, at least: documents have several passages.
+const PASSAGES_PER_DOCUMENT: usize = 4;
 /// RRF's rank constant in its paper.
 pub(crate) const DEFAULT_RANK_CONSTANT: u32 = 60;
 /// The weight of the dense score where nothing else is said.
@@ -152,6 +154,13 @@ pub(crate) struct Request {
     pub(crate) deadline: Option<Deadline>,
 }
 
+impl Request {
+    /// Documents up to the end of the page.
+    pub(crate) const fn page_end(&self) -> usize {
+        self.offset + self.k
+    }
+}
+
 /// What a request says otherwise than the pipeline. Values are in their ranges.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct FusionOverride {
@@ -206,10 +215,9 @@ impl Plan {
         let pipeline = Arc::clone(pipelines.get(&request.pipeline)?);
         let fusion = resolve_fusion(&pipeline, request.fusion).map_err(SearchError::Invalid)?;
         let retrieve = pipeline.retrieve();
-        let page_end = request.offset + request.k;
         let depth = retrieve
             .map_or(0, |retrieve| retrieve.depth as usize)
-            .max(page_end);
+            .max(PASSAGES_PER_DOCUMENT * request.page_end());
         Ok(Self {
             legs: retrieve
                 .map(|retrieve| retrieve.legs.clone())

@@ -6,13 +6,15 @@
 //! equal scores straddle the cut, their document ids are looked up.
 
 use crate::clients::{Encoded, Found, Reach, Target};
-use crate::documents::PassageRef;
+use crate::documents::{PassageRef, Wanted};
 use crate::error::{CallError, PlaceError, SearchError, Service};
 use crate::funnel::{Run, StageWatch};
 use crate::placement::{DensePlace, Holding};
 use crate::plan::Leg;
 use futures::future::{join_all, try_join_all};
-use search_core::{Candidate, Score, StageReason, StageReport, StageStatus, best_first};
+use search_core::{
+    Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
+};
 use std::cmp::Ordering;
 use tracing::Instrument;
 
@@ -31,6 +33,18 @@ pub(crate) struct Retrieved {
 pub(crate) struct LegList {
     pub(crate) leg: Leg,
     pub(crate) passages: Vec<ScoredPassage>,
+    /// As long as was asked for: the leg may know more.
+    pub(crate) is_full: bool,
+}
+
+impl Retrieved {
+    /// Whether every passage that can be an answer was found. A list that is not full has all that its leg can find: the dense leg
+    /// finds everything that the filter lets through, the sparse leg everything that has a word of the query.
+    pub(crate) fn is_exhaustive(&self, query: &ParsedQuery) -> bool {
+        let mut whole = self.lists.iter().filter(|list| !list.is_full);
+        let is_alone = self.lists.len() == 1;
+        whole.any(|list| is_alone || list.leg == Leg::Dense || query.has_required())
+    }
 }
 
 /// A passage that a shard found.
@@ -120,7 +134,7 @@ impl<'a> Run<'a> {
         let holding = &self.placement.documents;
         let query = &self.plan.request.query;
         let search = |shard, target| {
-            let holders = &holding.holders[shard as usize];
+            let holders = holding.of_shard(shard);
             self.mesh.sparse.call(holders, move |client| {
                 client.search(target, query, self.reach())
             })
@@ -153,7 +167,7 @@ impl<'a> Run<'a> {
         };
         let query = &encoded;
         let search = |shard, target| {
-            let holders = &holding.holders[shard as usize];
+            let holders = holding.of_shard(shard);
             self.mesh.dense.call(holders, move |client| {
                 client.search(target, query, self.reach())
             })
@@ -282,7 +296,11 @@ impl<'a> Run<'a> {
             return Err(error.into());
         }
         let passages = self.cut(passages).await?;
-        Ok(LegList { leg, passages })
+        Ok(LegList {
+            leg,
+            is_full: passages.len() >= self.plan.depth,
+            passages,
+        })
     }
 
     /// The best `depth` in the canonical order.
@@ -312,7 +330,7 @@ impl<'a> Run<'a> {
         passages: Vec<ScoredPassage>,
     ) -> Result<Vec<ScoredPassage>, SearchError> {
         let refs: Vec<PassageRef> = passages.iter().map(|passage| passage.passage).collect();
-        let fetched = self.fetch(&refs, true).await?;
+        let fetched = self.fetch(&refs, Wanted::Ids).await?;
         let mut keyed: Vec<_> = fetched.passages.into_iter().zip(passages).collect();
         keyed.sort_by(
             |(left, left_passage), (right, right_passage)| match (left, right) {

@@ -59,11 +59,14 @@ impl Error {
         }
     }
 
-    /// The field of the request that is wrong, if it is one.
+    /// The field of the request that is wrong, if it is one. By it a caller tells an answer that is too large from too much load.
     #[must_use]
     pub fn fields(&self) -> Vec<FieldError> {
         match self {
             Self::Invalid(field) => vec![field.clone()],
+            Self::AnswerTooLarge { .. } => {
+                vec![FieldError::new("addresses", "are too many for one answer")]
+            }
             _ => Vec::new(),
         }
     }

@@ -2,27 +2,27 @@
 
 use crate::fakes::{Mesh, Script, documents, ids, request, small, stage};
 use crate::sharding::{many, sharded};
-use search_proto::search::{self, StageStatus};
+use search_proto::search::{self, StageReason, StageStatus};
 
 #[tokio::test]
 async fn hybrid_completes_fuses_and_explains() {
     let mesh = Mesh::with_depth(small(), 2).await;
     let answer = mesh
         .ask(search::SearchRequest {
-            k: Some(2),
+            k: Some(3),
             ..request("")
         })
         .await
         .unwrap();
-    // The pool is a and d (sparse), b and d (dense). Completed, sparse is 9, 0, 6 and dense .1, .9, .7.
-    assert_eq!(ids(&answer), ["d", "a"]);
-    let [d, a] = answer.hits.as_slice() else {
+    // The dense leg finds all, the sparse leg a, c and d: it is asked about b and e.
+    assert_eq!(ids(&answer), ["d", "a", "b"]);
+    let [d, a, b] = answer.hits.as_slice() else {
         panic!("{answer:?}")
     };
     let close = |left: f64, right: f64| (left - right).abs() < 1e-6;
-    assert!(close(d.score, 0.5 * 6.0 / 9.0 + 0.5 * 0.75) && close(a.score, 0.5));
+    assert!(close(d.score, 0.5 * 6.0 / 9.0 + 0.5 * 0.8) && close(a.score, 0.6));
     assert_eq!(d.text, "text of 0:3");
-    let trail: Vec<_> = a
+    let trail: Vec<_> = b
         .trail
         .iter()
         .map(|entry| {
@@ -34,7 +34,7 @@ async fn hybrid_completes_fuses_and_explains() {
             )
         })
         .collect();
-    assert_eq!(trail, [("sparse", 9.0, 1, false), ("dense", 0.1, 3, true)]);
+    assert_eq!(trail, [("sparse", 0.0, 4, true), ("dense", 0.9, 1, false)]);
     let stages: Vec<&str> = answer
         .stages
         .iter()
@@ -58,10 +58,10 @@ async fn hybrid_completes_fuses_and_explains() {
             complete.candidates_out,
             complete.shards_asked
         ),
-        (3, 3, 1)
+        (5, 5, 1)
     );
     let retrieved = stage(&answer, "sparse");
-    assert_eq!((retrieved.candidates_in, retrieved.candidates_out), (5, 2));
+    assert_eq!((retrieved.candidates_in, retrieved.candidates_out), (5, 3));
     assert_eq!((retrieved.shards_asked, retrieved.shards_answered), (1, 1));
     assert_eq!((retrieved.queue_us, retrieved.compute_us), (3, 5));
     assert_eq!(answer.snapshot.unwrap().number, 1);
@@ -131,6 +131,99 @@ async fn a_document_is_shown_once_by_its_best_passage() {
     let answer = mesh.ask(request("sparse")).await.unwrap();
     assert_eq!(ids(&answer), ["a", "b"]);
     assert_eq!((answer.hits[0].passage, answer.hits[0].address), (1, 1));
+}
+
+/// Document a has so many passages that match best, b and c one each.
+fn long_document(passages: u32) -> Script {
+    let best = (0..passages).map(|_| ("a", 9.0, 0.9));
+    let table: Vec<_> = best.chain([("b", 2.0, 0.2), ("c", 0.0, 0.1)]).collect();
+    let mut script = Script::new(documents(&table), 1);
+    for (number, passage) in (0..passages).zip(&mut script.passages) {
+        passage.passage = number;
+    }
+    script
+}
+
+#[tokio::test]
+async fn a_page_that_the_depth_does_not_fill_says_so() {
+    let page = |k, pipeline: &str| search::SearchRequest {
+        k: Some(k),
+        ..request(pipeline)
+    };
+    let mesh = Mesh::with_depth(long_document(8), 2).await;
+    for pipeline in ["sparse", "dense", "hybrid"] {
+        // Eight passages for two documents: all are a's.
+        let answer = mesh.ask(page(2, pipeline)).await.unwrap();
+        let fetch = stage(&answer, "fetch");
+        assert_eq!(ids(&answer), ["a"]);
+        assert_eq!(
+            (fetch.status(), fetch.reason(), answer.degraded),
+            (StageStatus::Partial, StageReason::Depth, true)
+        );
+        // Four for one do.
+        let answer = mesh.ask(page(1, pipeline)).await.unwrap();
+        assert_eq!((ids(&answer), answer.degraded), (vec!["a"], false));
+        // Twelve for three are all there are.
+        let answer = mesh.ask(page(3, pipeline)).await.unwrap();
+        let expected = ["a", "b", "c"];
+        let found = if pipeline == "sparse" { 2 } else { 3 };
+        assert_eq!(
+            (ids(&answer).as_slice(), answer.degraded),
+            (&expected[..found], false)
+        );
+    }
+}
+
+#[tokio::test]
+async fn few_documents_with_a_required_word_are_all_there_are() {
+    let table: Vec<(String, f32)> = (0..20)
+        .map(|number| (format!("d{number:02}"), f32::from(u8::from(number < 3))))
+        .collect();
+    let table: Vec<_> = table
+        .iter()
+        .map(|(id, score)| (id.as_str(), *score, 0.5))
+        .collect();
+    let mut script = Script::new(documents(&table), 1);
+    for passage in &mut script.passages {
+        passage.excluded = passage.sparse == 0.0;
+    }
+    let mesh = Mesh::with_depth(script, 2).await;
+    let asked = |query: &str| search::SearchRequest {
+        query: query.to_owned(),
+        k: Some(4),
+        ..request("hybrid")
+    };
+    // The dense list is full, but whatever has the word is in the sparse one.
+    let required = mesh.ask(asked("+bone")).await.unwrap();
+    assert_eq!((required.hits.len(), required.degraded), (3, false));
+    let excluding = mesh.ask(asked("bone -mice")).await.unwrap();
+    assert_eq!((excluding.hits.len(), excluding.degraded), (3, true));
+    assert_eq!(stage(&excluding, "fetch").reason(), StageReason::Depth);
+}
+
+#[tokio::test]
+async fn a_small_page_is_fetched_in_one_hop() {
+    let mesh = Mesh::start(small()).await;
+    mesh.ask(request("hybrid")).await.unwrap();
+    let fetches = |mesh: &Mesh| {
+        let log = std::mem::take(&mut mesh.script.lock().unwrap().log);
+        log.iter()
+            .filter(|(call, _)| call == "sparse.fetch")
+            .count()
+    };
+    assert_eq!(fetches(&mesh), 1);
+    // A document that comes twice moves the page.
+    mesh.change(|script| script.passages[0].document_id = "d".to_owned());
+    let answer = mesh
+        .ask(search::SearchRequest {
+            k: Some(2),
+            ..request("hybrid")
+        })
+        .await
+        .unwrap();
+    assert_eq!(ids(&answer), ["d", "b"]);
+    assert!(answer.hits.iter().all(|hit| !hit.text.is_empty()));
+    assert_eq!(fetches(&mesh), 2);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Scripted peers over in-process connections: they answer from a table of passages whose scores the test chose.
 
 use orchestrator::{App, Config, Peers, RawConfig};
-use search_core::Address;
+use search_core::{Address, ErrorKind, FieldError};
 use search_proto::dense::dense_retriever_service_server::{
     DenseRetrieverService, DenseRetrieverServiceServer,
 };
@@ -11,6 +11,7 @@ use search_proto::sparse::sparse_retriever_service_server::{
     SparseRetrieverService, SparseRetrieverServiceServer,
 };
 use search_proto::{common, dense, encoder, search, sparse};
+use service_kit::status::status;
 use service_kit::{
     MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of, in_process, now,
 };
@@ -20,6 +21,8 @@ use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
 
 pub(crate) const COLLECTION: &str = "docs";
+/// Most bytes of passages in one answer.
+const MAX_ANSWER_BYTES: usize = 12 * 1024 * 1024;
 pub(crate) const FINGERPRINT: &str = "f00d";
 
 /// One passage, with what the retrievers say about it.
@@ -56,6 +59,8 @@ pub(crate) struct Script {
     pub(crate) refused_segments: u32,
     /// Addresses that the sparse retriever does not have.
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
+    /// Length of each passage's text; none: a few words.
+    pub(crate) text_bytes: Option<usize>,
     /// How often the sparse retriever was asked what it holds.
     pub(crate) describes: usize,
     /// Name of each stage call, and milliseconds that its deadline left.
@@ -77,6 +82,7 @@ impl Script {
             hanging: Vec::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
+            text_bytes: None,
             describes: 0,
             log: Vec::new(),
         }
@@ -129,6 +135,18 @@ impl Script {
                 .collect(),
             scores: found.iter().map(|(score, _)| *score).collect(),
         }
+    }
+
+    fn text(&self, passage: &Passage) -> String {
+        self.text_bytes.map_or_else(
+            || format!("text of {}", passage.address),
+            |bytes| "x".repeat(bytes),
+        )
+    }
+
+    /// The sparse retriever's limit.
+    fn is_too_large(&self, passages: usize) -> bool {
+        self.text_bytes.unwrap_or(0) * passages > MAX_ANSWER_BYTES
     }
 
     fn find(&self, address: u64) -> Option<&Passage> {
@@ -299,6 +317,12 @@ impl SparseRetrieverService for Fake {
         };
         self.enter(call, &request, message.snapshot.as_ref(), message.shard)
             .await?;
+        let passages = message.addresses.len();
+        if !message.ids_only && self.read(|script| script.is_too_large(passages)) {
+            let field = FieldError::new("addresses", "are too many");
+            let kind = ErrorKind::ResourceExhausted;
+            return Err(status(kind, &"too large", vec![field]));
+        }
         let mut response = sparse::FetchResponse {
             timing: TIMING,
             ..Default::default()
@@ -319,7 +343,7 @@ impl SparseRetrieverService for Fake {
                             text: if message.ids_only {
                                 String::new()
                             } else {
-                                format!("text of {}", passage.address)
+                                script.text(passage)
                             },
                             passage: passage.passage,
                             ..Default::default()
@@ -477,7 +501,8 @@ impl Mesh {
         let app = App::start(config(depth), peers(fake));
         let mut builder = builder();
         app.add_to(&mut builder);
-        let client = SearchServiceClient::new(serve("orchestrator", builder));
+        let client = SearchServiceClient::new(serve("orchestrator", builder))
+            .max_decoding_message_size(service_kit::MAX_MESSAGE_BYTES);
         app.poke().await;
         Self {
             script,

@@ -280,6 +280,51 @@ async fn a_passage_that_nobody_can_show_is_left_out_and_said() {
 }
 
 #[tokio::test]
+async fn texts_that_no_message_holds_are_cut_and_it_is_said() {
+    let asked = || search::SearchRequest {
+        k: Some(40),
+        query: "bone".to_owned(),
+        ..request("dense")
+    };
+    for shards in [1, 4] {
+        let mut script = sharded(&many(), shards);
+        script.text_bytes = Some(250 * 1024);
+        let mesh = Mesh::start(script).await;
+        let whole = mesh.ask(asked()).await.unwrap();
+        assert_eq!((whole.hits.len(), whole.degraded), (40, false));
+        // Eleven of these, and their ids, are in 12 MiB.
+        mesh.change(|script| script.text_bytes = Some(1 << 20));
+        let cut = mesh.ask(asked()).await.unwrap();
+        assert_eq!(ids(&cut), ids(&whole)[..11]);
+        let fetch = stage(&cut, "fetch");
+        assert_eq!(
+            (fetch.status(), fetch.reason(), cut.degraded),
+            (StageStatus::Partial, StageReason::Size, true)
+        );
+        assert_eq!(fetch.candidates_out, 11);
+        // Not one of these is.
+        mesh.change(|script| script.text_bytes = Some(13 << 20));
+        let none = mesh.ask(asked()).await.unwrap();
+        assert!(none.hits.is_empty());
+        assert_eq!(stage(&none, "fetch").reason(), StageReason::Size);
+    }
+}
+
+#[tokio::test]
+async fn load_is_not_taken_for_size() {
+    let mesh = Mesh::start(small()).await;
+    mesh.change(|script| {
+        let failure = ("sparse.fetch", None, Code::ResourceExhausted);
+        script.failures.push(failure);
+    });
+    let status = mesh.ask(request("sparse")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let log = &mesh.script.lock().unwrap().log;
+    let fetches = log.iter().filter(|(call, _)| call == "sparse.fetch");
+    assert_eq!(fetches.count(), 1);
+}
+
+#[tokio::test]
 async fn a_completion_that_fails_is_said() {
     let mesh = Mesh::start(small()).await;
     mesh.change(|script| {

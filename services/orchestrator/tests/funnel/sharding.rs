@@ -144,7 +144,7 @@ proptest! {
         let (wire_method, method) = methods;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut expected = oracle(&passages, (depth.max(k)) as usize, method);
+            let mut expected = oracle(&passages, depth.max(4 * k) as usize, method);
             expected.truncate(k as usize);
             for shards in [1, 4] {
                 let mesh = Mesh::with_depth(sharded(&passages, shards), depth).await;
