@@ -51,6 +51,7 @@ pub(crate) struct JobVectors {
     pub(crate) tokens: Vec<Vec<f32>>,
     pub(crate) queue: Duration,
     pub(crate) compute: Duration,
+    pub(crate) model: Duration,
 }
 
 /// What the compute threads have done since they started.
@@ -263,11 +264,15 @@ impl Batcher {
         }
     }
 
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
     pub(crate) fn stats(&self) -> BatcherStats {
         let counters = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BatcherStats {
-            threads: self.threads.len(),
+            threads: self.threads(),
             queued_texts: self.shared.lock().admitted_texts,
             batches: get(&counters.batches),
             texts: get(&counters.texts),
@@ -544,17 +549,28 @@ impl Shared {
 }
 
 fn complete(batch: &[Entry], vectors: BatchVectors, started: Instant) {
-    let ended = Instant::now();
+    let times = TextTimes {
+        started,
+        ended: Instant::now(),
+        model: vectors.model_time / batch.len().max(1) as u32,
+    };
     let mut tokens = vectors.tokens.into_iter();
     for (entry, sentence) in batch.iter().zip(vectors.sentences) {
         let tokens = tokens
             .next()
             .filter(|_| entry.job.with_token_vectors)
             .unwrap_or_default();
-        entry
-            .job
-            .complete(entry.index, sentence, tokens, started, ended);
+        entry.job.complete(entry.index, sentence, tokens, times);
     }
+}
+
+/// When a text was computed.
+#[derive(Clone, Copy)]
+struct TextTimes {
+    started: Instant,
+    ended: Instant,
+    /// Its share of its batch's time in the model's runtime.
+    model: Duration,
 }
 
 impl Lane {
@@ -576,17 +592,16 @@ impl Job {
             .is_none_or(|open| open.reply.is_closed())
     }
 
-    fn complete(
-        &self,
-        index: usize,
-        sentence: Vec<f32>,
-        tokens: Vec<f32>,
-        started: Instant,
-        ended: Instant,
-    ) {
+    fn complete(&self, index: usize, sentence: Vec<f32>, tokens: Vec<f32>, times: TextTimes) {
+        let TextTimes {
+            started,
+            ended,
+            model,
+        } = times;
         let mut progress = lock(&self.progress);
         progress.vectors.sentences[index] = sentence;
         progress.vectors.tokens[index] = tokens;
+        progress.vectors.model += model;
         progress.remaining -= 1;
         let first_started = *progress.started.get_or_insert(started);
         let first_started = first_started.min(started);

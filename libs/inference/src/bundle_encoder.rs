@@ -195,6 +195,8 @@ impl Inner {
             truncated_texts: read.iter().filter(|(_, truncated)| *truncated).count() as u32,
             queue: vectors.queue,
             compute: vectors.compute,
+            model: vectors.model,
+            threads: self.batcher.threads(),
         }
     }
 }

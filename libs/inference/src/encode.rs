@@ -89,6 +89,11 @@ pub struct Encoded {
     pub queue: Duration,
     /// From the start of its first computation to the end of its last.
     pub compute: Duration,
+    /// Time inside the model's runtime for the texts of this job, summed over threads. Texts that are computed together have
+    /// equal shares, for they are padded to one length.
+    pub model: Duration,
+    /// Compute threads of the encoder.
+    pub threads: usize,
 }
 
 /// Why a job gave no vectors.

@@ -43,7 +43,7 @@ pub struct Manifest {
     pub attributes: AttributeTypes,
     /// The rotation of the vectors.
     pub rotation: Option<FileEntry>,
-    /// Term statistics of all live passages of all shards.
+    /// Term statistics of all live passages of all shards; set as soon as there are segments.
     pub statistics: Option<FileEntry>,
     /// The number that the next new segment takes. Numbers are never used twice.
     pub next_segment: u32,
@@ -57,7 +57,7 @@ pub struct Manifest {
 pub struct CollectionSettings {
     /// Shards, 1 to 1024: documents go to them by a hash of their id.
     pub shards: u32,
-    /// The stages that segments are built for. At least one.
+    /// The stages that segments are built for: sparse, which also serves the stored documents, and others.
     pub stages: Vec<Stage>,
     /// Tokens of a passage, 16 to 8192.
     pub passage_tokens: u32,
@@ -292,14 +292,9 @@ impl Manifest {
         require(!rotated || !has_segments || self.rotation.is_some(), || {
             "rotation is missing".to_owned()
         })?;
-        let sparse = self.has_part(Stage::Sparse.as_str());
-        require(sparse || self.statistics.is_none(), || {
-            "statistics are set but unused".to_owned()
-        })?;
-        require(
-            !sparse || !has_segments || self.statistics.is_some(),
-            || "statistics are missing".to_owned(),
-        )
+        require(!has_segments || self.statistics.is_some(), || {
+            "statistics are missing".to_owned()
+        })
     }
 
     fn check_files(&self) -> Result<(), String> {
@@ -392,6 +387,9 @@ impl CollectionSettings {
         let stages: BTreeSet<&Stage> = self.stages.iter().collect();
         let once = !stages.is_empty() && stages.len() == self.stages.len();
         require(once, || "stages are empty or named twice".to_owned())?;
+        require(stages.contains(&Stage::Sparse), || {
+            "the sparse stage is missing, which serves the documents".to_owned()
+        })?;
         self.check_dense(stages.contains(&Stage::Dense))
     }
 

@@ -278,7 +278,8 @@ impl Store {
         folder: &str,
     ) -> Result<Vec<FileEntry>, SegmentError> {
         let mut entries = Vec::new();
-        for (file, path) in files_of(local)? {
+        let local = local.to_owned();
+        for (file, path) in spawn_blocking(move || files_of(&local)).await?? {
             entries.push(
                 self.upload_file(name, &path, &format!("{folder}/{file}"))
                     .await?,

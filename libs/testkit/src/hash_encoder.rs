@@ -75,6 +75,8 @@ impl HashEncoder {
             tokens: counts.map(|count| count.min(MAX_TOKENS) as u32).collect(),
             queue: Duration::ZERO,
             compute: Duration::from_micros(1),
+            model: Duration::from_micros(1),
+            threads: 1,
         })
     }
 

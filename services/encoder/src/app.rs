@@ -133,6 +133,8 @@ fn nothing() -> Encoded {
         truncated_texts: 0,
         queue: Duration::ZERO,
         compute: Duration::ZERO,
+        model: Duration::ZERO,
+        threads: 0,
     }
 }
 

@@ -95,6 +95,8 @@ fn vectors(job: &EncodeJob, before: f32) -> Encoded {
         truncated_texts: lengths().filter(|&length| length > 4096).count() as u32,
         queue: Duration::from_micros(7),
         compute: Duration::from_micros(9),
+        model: Duration::from_micros(8),
+        threads: 1,
     }
 }
 

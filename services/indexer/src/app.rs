@@ -6,14 +6,12 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use inference::TextEncoder;
 use search_core::CollectionName;
-use search_proto::index::index_service_server::IndexServiceServer;
 use segment::store::Store;
-use service_kit::{MAX_MESSAGE_BYTES, Readiness, ServerBuilder};
+use service_kit::Readiness;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::Config;
 use crate::error::IndexError;
-use crate::grpc::Service;
 use crate::progress::{Event, Summary};
 use crate::run::{Deletion, Indexer};
 use crate::settings::IndexSettings;
@@ -55,14 +53,6 @@ impl App {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
-    }
-
-    /// Adds the gRPC service to a server.
-    pub fn add_to(self: &Arc<Self>, server: &mut ServerBuilder) {
-        let service = IndexServiceServer::new(Service::new(Arc::clone(self)))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        server.add(service, &self.readiness);
     }
 
     /// [`Indexer::index`] within the service's bounds.

@@ -57,7 +57,7 @@ pub(crate) struct BuiltSegment {
 #[derive(Default)]
 pub(crate) struct BuiltSegments {
     pub(crate) segments: Vec<BuiltSegment>,
-    /// Their postings, for the statistics of the snapshot; none if there is no sparse stage.
+    /// Their postings, for the statistics of the snapshot.
     pub(crate) postings: Vec<SparseIndex>,
     /// Holds the files of `postings`.
     folders: Vec<TempDir>,
@@ -96,6 +96,11 @@ pub(crate) async fn build_segments(
 }
 
 impl BuiltSegments {
+    pub(crate) fn passages(&self) -> u64 {
+        let passages = self.segments.iter().map(|segment| segment.passages);
+        passages.map(u64::from).sum()
+    }
+
     /// Stores a segment.
     async fn add(
         &mut self,
@@ -113,11 +118,10 @@ impl BuiltSegments {
         } = written;
         let parts = store_parts(folder.path(), number, destination).await?;
         let postings = folder.path().join(Stage::Sparse.as_str());
-        if postings.is_dir() {
-            self.postings
-                .push(SparseIndex::open(&PartFiles::of_folder(&postings)?)?);
-            self.folders.push(folder);
-        }
+        let open = move || SparseIndex::open(&PartFiles::of_folder(&postings)?);
+        self.postings
+            .push(tokio::task::spawn_blocking(open).await??);
+        self.folders.push(folder);
         self.segments.push(BuiltSegment {
             shard,
             documents,
@@ -132,7 +136,7 @@ impl BuiltSegments {
 fn shard_orders(build: &Build) -> Vec<Vec<u32>> {
     let shards = build.settings.shards;
     let mut orders = vec![Vec::new(); shards as usize];
-    for document in 0..build.documents.len() {
+    for document in build.documents.accepted() {
         orders[shard_of(build.documents.id(document), shards) as usize].push(document as u32);
     }
     for order in &mut orders {
@@ -262,7 +266,7 @@ fn coded_vector(
 struct Writers {
     documents: DocumentsWriter,
     attributes: AttributesWriter,
-    sparse: Option<SparseBuilder>,
+    sparse: SparseBuilder,
     dense: Option<DenseWriter>,
 }
 
@@ -274,9 +278,6 @@ impl Writers {
                 .map_err(SegmentError::io(&path))
                 .map(|()| path)
         };
-        let has_sparse = settings.stages.contains(&Stage::Sparse);
-        let sparse = has_sparse
-            .then(|| SparseBuilder::new(&part(Stage::Sparse.as_str())?, &settings.language));
         let dense = settings
             .dense
             .as_ref()
@@ -284,15 +285,13 @@ impl Writers {
         Ok(Self {
             documents: DocumentsWriter::new(&part(DOCUMENTS)?)?,
             attributes: AttributesWriter::new(&part(ATTRIBUTES)?),
-            sparse: sparse.transpose()?,
+            sparse: SparseBuilder::new(&part(Stage::Sparse.as_str())?, &settings.language)?,
             dense: dense.transpose()?,
         })
     }
 
     fn are_full(&self) -> bool {
-        self.sparse
-            .as_ref()
-            .is_some_and(|sparse| sparse.memory_bytes() > MAX_POSTINGS_BYTES)
+        self.sparse.memory_bytes() > MAX_POSTINGS_BYTES
     }
 
     /// The postings take the most time: they have a core of their own.
@@ -313,13 +312,12 @@ impl Writers {
     fn finish(self) -> Result<(), SegmentError> {
         self.documents.finish()?;
         self.attributes.finish()?;
-        self.sparse.map_or(Ok(()), SparseBuilder::finish)?;
+        self.sparse.finish()?;
         self.dense.map_or(Ok(()), DenseWriter::finish)
     }
 }
 
-fn push_sparse(sparse: &mut Option<SparseBuilder>, batch: &[Prepared]) -> Result<(), SegmentError> {
-    let Some(sparse) = sparse else { return Ok(()) };
+fn push_sparse(sparse: &mut SparseBuilder, batch: &[Prepared]) -> Result<(), SegmentError> {
     for Prepared { document, .. } in batch {
         document
             .passages

@@ -14,7 +14,7 @@ use segment::attributes::AttributeTypes;
 use segment::bitmap::Bitmap;
 use segment::checksum::FileEntry;
 use segment::documents::Documents;
-use segment::manifest::{DOCUMENTS, Manifest, SegmentEntry, Stage, snapshot_folder};
+use segment::manifest::{DOCUMENTS, Manifest, SegmentEntry, snapshot_folder};
 use segment::sparse::{Statistics, StatisticsBuilder};
 use segment::store::{CommitError, PartFiles, Store};
 
@@ -69,9 +69,7 @@ pub(crate) async fn commit(base: &Manifest, change: &Change) -> Result<Outcome, 
     next.attributes = change.types.clone();
     apply_deletes(&mut next, removal.deletes, change).await?;
     add_segments(&mut next, change);
-    if let Some(statistics) = removal.statistics {
-        next.statistics = Some(store_statistics(base, &next, statistics, change).await?);
-    }
+    next.statistics = Some(store_statistics(base, &next, removal.statistics, change).await?);
     if let Some(rotation) = &change.rotation {
         let path = file_path(&next, change, ROTATION);
         let content = rotation.clone().into();
@@ -101,8 +99,8 @@ struct Removal {
     ids: BTreeSet<Arc<str>>,
     /// By segment number: all its deleted passages, older ones too. Only segments that lose passages now.
     deletes: BTreeMap<u32, Bitmap>,
-    /// Knows the passages that go; set if the collection has a sparse stage.
-    statistics: Option<StatisticsBuilder>,
+    /// Knows the passages that go.
+    statistics: StatisticsBuilder,
 }
 
 /// An existing segment, local and verified.
@@ -113,14 +111,10 @@ struct OldSegment {
 }
 
 async fn find_removals(base: &Manifest, change: &Change) -> Result<Removal, IndexError> {
-    let has_sparse = base.has_part(Stage::Sparse.as_str());
-    let statistics = has_sparse
-        .then(|| StatisticsBuilder::new(&base.settings.language))
-        .transpose()?;
     let mut removal = Removal {
         ids: BTreeSet::new(),
         deletes: BTreeMap::new(),
-        statistics,
+        statistics: StatisticsBuilder::new(&base.settings.language)?,
     };
     let ids_of_shards = Arc::new(ids_by_shard(&change.document_ids, base.settings.shards));
     for entry in &base.segments {
@@ -189,11 +183,9 @@ impl Removal {
     }
 
     fn forget_passage(&mut self, documents: &Documents, ordinal: u32) -> Result<(), SegmentError> {
-        let Some(statistics) = &mut self.statistics else {
-            return Ok(());
-        };
         if let Some(passage) = documents.passage(ordinal)? {
-            statistics.remove_passage(&passage.title, &passage.text);
+            self.statistics
+                .remove_passage(&passage.title, &passage.text);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The documents of a run: ids and places in memory, everything else in the spool.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::IndexError;
 use crate::progress::InvalidLine;
@@ -87,6 +87,7 @@ impl DocumentsBuilder {
             entries: self.entries,
             spool,
             directory: self.directory,
+            refused: Mutex::default(),
         })
     }
 }
@@ -96,11 +97,59 @@ pub(crate) struct RunDocuments {
     entries: Vec<Entry>,
     spool: DocumentSpool,
     directory: Arc<Path>,
+    refused: Mutex<Refused>,
+}
+
+/// Documents that are good lines, but that the tokenizer or the encoder has refused.
+#[derive(Default)]
+struct Refused {
+    documents: BTreeSet<usize>,
+    /// In the order in which they were found.
+    lines: Vec<InvalidLine>,
 }
 
 impl RunDocuments {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// The documents that have not been refused.
+    pub(crate) fn accepted(&self) -> Vec<usize> {
+        let refused = self.refused();
+        (0..self.len())
+            .filter(|document| !refused.documents.contains(document))
+            .collect()
+    }
+
+    /// Leaves a document out, if that is allowed.
+    pub(crate) fn refuse(
+        &self,
+        document: usize,
+        reason: String,
+        skip_invalid: bool,
+    ) -> Result<(), IndexError> {
+        let line = self.entries[document].place.invalid(reason);
+        if !skip_invalid {
+            return Err(IndexError::InvalidLines {
+                count: 1,
+                first: line,
+            });
+        }
+        let mut refused = self.refused();
+        if refused.documents.insert(document) {
+            refused.lines.push(line);
+        }
+        Ok(())
+    }
+
+    /// The lines of the documents that were refused, without the first `known` ones.
+    pub(crate) fn refused_lines(&self, known: usize) -> Vec<InvalidLine> {
+        self.refused().lines.iter().skip(known).cloned().collect()
+    }
+
+    /// A panic while the lock is held leaves nothing half done.
+    fn refused(&self) -> MutexGuard<'_, Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn id(&self, document: usize) -> &Arc<str> {

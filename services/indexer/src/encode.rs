@@ -4,9 +4,8 @@
 //! padding; several jobs are always on their way, so that no compute thread waits for the next. What comes back goes to the
 //! vector spool, row by row.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use inference::{EncodeError, EncodeJob, Encoded, Priority, Task, TextEncoder};
@@ -42,6 +41,8 @@ pub(crate) struct Encoding {
     pub(crate) encoder: Arc<dyn TextEncoder>,
     pub(crate) vectors: Arc<VectorSpool>,
     pub(crate) counter: Counter,
+    /// Whether a document that the encoder refuses is left out; otherwise it ends the run.
+    pub(crate) skip_invalid: bool,
 }
 
 struct Job {
@@ -49,7 +50,7 @@ struct Job {
     texts: Vec<String>,
 }
 
-/// Encodes all passages; returns the wall time in which the encoder computed.
+/// Encodes all passages; returns the time that the model's runtime took, on average over the encoder's threads.
 pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, IndexError> {
     let encoding = Arc::new(encoding);
     let (sender, receiver) = mpsc::channel(JOBS_AHEAD);
@@ -58,28 +59,12 @@ pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, Inde
     let mut finished = ReceiverStream::new(receiver)
         .map(|job| run_job(Arc::clone(&encoding), job))
         .buffer_unordered(JOBS_IN_FLIGHT);
-    let begin = Instant::now();
-    let mut computed = Vec::new();
+    let mut model = Duration::ZERO;
     while let Some(outcome) = finished.next().await {
-        let interval = outcome?;
-        computed.push(
-            interval.start.saturating_duration_since(begin)
-                ..interval.end.saturating_duration_since(begin),
-        );
+        model += outcome?;
     }
     reader.await??;
-    Ok(covered(computed))
-}
-
-/// The time that lies in at least one of the intervals: jobs run side by side.
-fn covered(mut intervals: Vec<Range<Duration>>) -> Duration {
-    intervals.sort_by_key(|interval| interval.start);
-    let (mut covered, mut end) = (Duration::ZERO, Duration::ZERO);
-    for interval in intervals {
-        covered += interval.end.saturating_sub(interval.start.max(end));
-        end = end.max(interval.end);
-    }
-    covered
+    Ok(model)
 }
 
 /// Sends all jobs, until nobody takes them any more.
@@ -125,22 +110,43 @@ fn read_text(encoding: &Encoding, row: u64) -> Result<String, IndexError> {
     let (title, passage) = encoding
         .documents
         .read_passage(document, encoding.passages.span(row))?;
-    Ok(index_text(&title, &passage))
+    let title = &title[..encoding.passages.title_bytes(document)];
+    Ok(index_text(title, &passage))
 }
 
-/// Returns when the job was computed.
-async fn run_job(encoding: Arc<Encoding>, job: Job) -> Result<Range<Instant>, IndexError> {
-    let encoded = match encode(&encoding, &job).await {
-        Ok(encoded) => encoded,
-        Err(source) => return Err(encode_error(&encoding, &job, source)),
-    };
-    let end = Instant::now();
-    let begin = end.checked_sub(encoded.compute).unwrap_or(end);
+/// Returns the time that the model's runtime took for the job, on average over the threads.
+async fn run_job(encoding: Arc<Encoding>, mut job: Job) -> Result<Duration, IndexError> {
     let rows = job.rows.len() as u64;
+    let encoded = loop {
+        match encode(&encoding, &job).await {
+            Ok(encoded) => break encoded,
+            Err(EncodeError::InvalidText { index, reason }) if index < job.texts.len() => {
+                refuse(&encoding, &mut job, index, reason)?;
+            }
+            Err(source) => return Err(IndexError::Encoder(source)),
+        }
+    };
+    let model = encoded.model / u32::try_from(encoded.threads).unwrap_or(u32::MAX).max(1);
     let writer = Arc::clone(&encoding);
     tokio::task::spawn_blocking(move || write_vectors(&writer, &job, &encoded)).await??;
     encoding.counter.add(rows)?;
-    Ok(begin..end)
+    Ok(model)
+}
+
+/// Takes a text that the encoder refuses out of the job, and its document out of the run. The row stays empty.
+fn refuse(
+    encoding: &Encoding,
+    job: &mut Job,
+    index: usize,
+    reason: String,
+) -> Result<(), IndexError> {
+    job.texts.remove(index);
+    let document = encoding.passages.document_of(job.rows.remove(index));
+    encoding.documents.refuse(
+        document,
+        format!("text: cannot be encoded: {reason}"),
+        encoding.skip_invalid,
+    )
 }
 
 async fn encode(encoding: &Encoding, job: &Job) -> Result<Encoded, EncodeError> {
@@ -173,29 +179,27 @@ fn write_vectors(encoding: &Encoding, job: &Job, encoded: &Encoded) -> Result<()
             values: encoded.vectors.len(),
         });
     }
-    let write = |(row, vector): (&u64, &[f32])| encoding.vectors.write(*row, vector);
-    job.rows
-        .iter()
-        .zip(vectors)
-        .try_for_each(write)
-        .map_err(IndexError::spool(encoding.documents.directory()))
+    for (row, vector) in job.rows.iter().zip(vectors) {
+        if !has_direction(vector) {
+            let document = encoding.passages.document_of(*row);
+            let reason = "text: the encoder gives no vector with a direction for it".to_owned();
+            encoding
+                .documents
+                .refuse(document, reason, encoding.skip_invalid)?;
+            continue;
+        }
+        encoding
+            .vectors
+            .write(*row, vector)
+            .map_err(IndexError::spool(encoding.documents.directory()))?;
+    }
+    Ok(())
 }
 
-fn encode_error(encoding: &Encoding, job: &Job, source: EncodeError) -> IndexError {
-    let EncodeError::InvalidText { index, .. } = source else {
-        return IndexError::Encoder(source);
-    };
-    let row = job
-        .rows
-        .get(index)
-        .or(job.rows.first())
-        .copied()
-        .unwrap_or_default();
-    let document = encoding.passages.document_of(row);
-    IndexError::Encode {
-        document: encoding.documents.name(document),
-        source,
-    }
+/// What can be normalised, whatever the rotation.
+fn has_direction(vector: &[f32]) -> bool {
+    let norm = vector.iter().map(|value| value * value).sum::<f32>();
+    norm.is_normal()
 }
 
 #[cfg(test)]
@@ -203,16 +207,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_in_several_intervals_counts_once() {
-        let ms = Duration::from_millis;
-        let intervals = vec![
-            ms(50)..ms(60),
-            ms(0)..ms(10),
-            ms(5)..ms(20),
-            ms(6)..ms(7),
-            ms(20)..ms(25),
-        ];
-        assert_eq!(covered(intervals), ms(35));
-        assert_eq!(covered(Vec::new()), Duration::ZERO);
+    fn a_vector_has_a_direction_if_it_can_be_normalised() {
+        assert!(has_direction(&[0.0, -1.0]));
+        for none in [
+            [0.0, 0.0],
+            [f32::NAN, 1.0],
+            [f32::INFINITY, 1.0],
+            [f32::MAX, 1.0],
+        ] {
+            assert!(!has_direction(&none), "{none:?}");
+        }
     }
 }

@@ -73,24 +73,6 @@ pub enum IndexError {
     /// The encoder failed.
     #[error("the passages cannot be encoded")]
     Encoder(#[source] EncodeError),
-    /// A document that the encoder refuses.
-    #[error("{document} cannot be encoded")]
-    Encode {
-        /// Which, and where it was read.
-        document: String,
-        /// Why.
-        #[source]
-        source: EncodeError,
-    },
-    /// A document that cannot be cut into passages.
-    #[error("{document} cannot be split into tokens")]
-    Tokenize {
-        /// Which, and where it was read.
-        document: String,
-        /// Why.
-        #[source]
-        source: EncodeError,
-    },
     /// The encoder gave a vector that is none.
     #[error("the vector of {document} cannot be used")]
     Vector {
@@ -164,9 +146,7 @@ impl IndexError {
                 ErrorKind::FailedPrecondition
             }
             Self::UnknownCollection { .. } => ErrorKind::NotFound,
-            Self::Encode { source, .. } | Self::Tokenize { source, .. } | Self::Encoder(source) => {
-                kind_of_encode_error(source)
-            }
+            Self::Encoder(source) => kind_of_encode_error(source),
             Self::Segment(error) => error.kind(),
             Self::Contended { .. } => ErrorKind::Unavailable,
             Self::TooManyRuns { .. } => ErrorKind::ResourceExhausted,

@@ -10,8 +10,9 @@ use search_proto::common::Snapshot;
 use search_proto::index as wire;
 use search_proto::index::index_event::Event as WireEvent;
 use search_proto::index::index_request::Part;
-use search_proto::index::index_service_server::IndexService;
+use search_proto::index::index_service_server::{IndexService, IndexServiceServer};
 use segment::manifest::Stage;
+use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -28,15 +29,20 @@ const EVENTS_IN_FLIGHT: usize = 64;
 const MAX_FILE_NAME_BYTES: usize = 4096;
 const MAX_DELETED_IDS: usize = 100_000;
 
-/// The generated server's handlers.
-pub(crate) struct Service {
-    app: Arc<App>,
+impl App {
+    /// Adds the gRPC service to a server.
+    pub fn add_to(self: &Arc<Self>, server: &mut ServerBuilder) {
+        let app = Arc::clone(self);
+        let service = IndexServiceServer::new(Service { app })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        server.add(service, self.readiness());
+    }
 }
 
-impl Service {
-    pub(crate) fn new(app: Arc<App>) -> Self {
-        Self { app }
-    }
+/// The generated server's handlers.
+struct Service {
+    app: Arc<App>,
 }
 
 #[tonic::async_trait]
@@ -258,8 +264,8 @@ fn summary_to_wire(summary: Summary, collection: &CollectionName) -> wire::Index
         .iter()
         .map(|(phase, time)| phase_time(phase.as_str(), *time))
         .collect();
-    if !summary.encoder_compute.is_zero() {
-        times.push(phase_time(ENCODER_COMPUTE, summary.encoder_compute));
+    if !summary.encode_model.is_zero() {
+        times.push(phase_time(ENCODE_MODEL, summary.encode_model));
     }
     wire::IndexSummary {
         snapshot: summary.snapshot.map(|number| Snapshot {
@@ -279,8 +285,8 @@ fn summary_to_wire(summary: Summary, collection: &CollectionName) -> wire::Index
     }
 }
 
-/// Not a phase of its own: the part of "encode" in which the encoder computed.
-const ENCODER_COMPUTE: &str = "encoder_compute";
+/// Not a phase of its own: the part of "encode" in which the compute threads were inside ONNX Runtime.
+const ENCODE_MODEL: &str = "encode_model";
 
 impl From<IndexError> for Status {
     fn from(error: IndexError) -> Self {

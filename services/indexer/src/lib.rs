@@ -21,6 +21,7 @@ mod run;
 mod settings;
 pub mod source;
 mod spool;
+mod temporary;
 
 pub use app::{App, CommitHook};
 pub use config::{Config, RawConfig};

@@ -9,9 +9,14 @@ use segment::manifest::CollectionSettings;
 use crate::documents::RunDocuments;
 use crate::error::IndexError;
 use crate::progress::Counter;
+use crate::spool::SpooledDocument;
 
 /// Documents that are read and cut before their result is added to the table.
 const CHUNK_DOCUMENTS: usize = 1024;
+
+/// Bytes of a passage at most, however few tokens they are: without spaces a whole book can be one token. With the longest
+/// title in front, it is what an encoder takes as one text.
+const MAX_PASSAGE_BYTES: usize = 48 << 10;
 
 /// What tokenizers put around a text.
 const SPECIAL_TOKENS: u32 = 2;
@@ -44,11 +49,22 @@ struct Passage {
     tokens: u32,
 }
 
+/// How a document is cut.
+#[derive(Debug, Default)]
+struct Split {
+    /// How much of the title the encoder reads in front of each passage.
+    title_bytes: u32,
+    /// None if the document was refused.
+    passages: Vec<Passage>,
+}
+
 /// The passages of a run's documents, in the order of the documents. Twelve bytes each, no texts.
 #[derive(Debug, Default)]
 pub(crate) struct Passages {
     /// Where the passages of each document begin, and the end of the last.
     first_rows: Vec<u64>,
+    /// Of each document.
+    title_bytes: Vec<u32>,
     passages: Vec<Passage>,
 }
 
@@ -78,29 +94,42 @@ impl Passages {
         self.passages[row as usize].tokens
     }
 
-    fn push(&mut self, document: Vec<Passage>) {
-        self.passages.extend(document);
+    /// How much of its title the encoder reads in front of each of a document's passages.
+    pub(crate) fn title_bytes(&self, document: usize) -> usize {
+        self.title_bytes[document] as usize
+    }
+
+    fn push(&mut self, document: Split) {
+        self.passages.extend(document.passages);
+        self.title_bytes.push(document.title_bytes);
         self.first_rows.push(self.passages.len() as u64);
     }
 }
 
-/// Cuts all documents, on all cores.
+/// Cuts all documents, on all cores. Those that the tokenizer refuses are left out, if that is allowed.
 pub(crate) fn split_documents(
     documents: &RunDocuments,
     size: PassageSize,
     encoder: &dyn TextEncoder,
     counter: &Counter,
+    skip_invalid: bool,
 ) -> Result<Passages, IndexError> {
     let mut passages = Passages {
         first_rows: vec![0],
-        passages: Vec::new(),
+        ..Passages::default()
     };
     for start in (0..documents.len()).step_by(CHUNK_DOCUMENTS) {
         let end = documents.len().min(start + CHUNK_DOCUMENTS);
-        let split: Result<Vec<Vec<Passage>>, IndexError> = (start..end)
-            .into_par_iter()
-            .map(|document| split_document(documents, document, size, encoder))
-            .collect();
+        let split_or_refuse = |document| {
+            let read = documents.read(document)?;
+            split_document(&read, size, encoder).or_else(|reason| {
+                documents
+                    .refuse(document, reason, skip_invalid)
+                    .map(|()| Split::default())
+            })
+        };
+        let split: Result<Vec<Split>, IndexError> =
+            (start..end).into_par_iter().map(split_or_refuse).collect();
         split?
             .into_iter()
             .for_each(|document| passages.push(document));
@@ -110,41 +139,91 @@ pub(crate) fn split_documents(
 }
 
 /// The title stands in front of every passage, so it takes its tokens from each of them; but never more than half, so that a
-/// title as long as a passage doesn't cut the text to pieces: the encoder then leaves out the end.
+/// title as long as a passage leaves room for the text: the encoder then reads only the title's beginning. The overlap, too,
+/// takes at most half of what is left, so that a document has at most about twice its tokens in passages.
 fn split_document(
-    documents: &RunDocuments,
-    document: usize,
+    document: &SpooledDocument,
     size: PassageSize,
     encoder: &dyn TextEncoder,
-) -> Result<Vec<Passage>, IndexError> {
-    let read = documents.read(document)?;
-    let spans_of = |text: &str| {
+) -> Result<Split, String> {
+    let SpooledDocument { title, text, .. } = document;
+    let tokens_of = |field: &str, text: &str| {
         let spans = encoder.token_spans(text);
-        spans.map_err(|source| IndexError::Tokenize {
-            document: documents.name(document),
-            source,
-        })
+        spans.map_err(|error| format!("{field}: cannot be split into tokens: {error}"))
     };
-    let title_tokens = spans_of(&read.title)?.len() as u32;
-    let spans = spans_of(&read.text)?;
-    let around_tokens = (SPECIAL_TOKENS + title_tokens).min(size.passage_tokens / 2);
+    let title_spans = tokens_of("title", title)?;
+    let spans = tokens_of("text", text)?;
+    let most_title_tokens = (size.passage_tokens / 2).saturating_sub(SPECIAL_TOKENS) as usize;
+    let title_tokens = title_spans.len().min(most_title_tokens);
+    let around_tokens = SPECIAL_TOKENS + title_tokens as u32;
     let text_tokens = size.passage_tokens - around_tokens;
-    let passages = split_passages(
-        &read.text,
-        &spans,
-        text_tokens as usize,
-        size.overlap_tokens as usize,
-    );
-    Ok(passages
+    let overlap_tokens = size.overlap_tokens.min(text_tokens / 2);
+    let passages = split_passages(text, &spans, text_tokens as usize, overlap_tokens as usize);
+    let passages = passages
         .into_iter()
-        .map(|passage| Passage {
-            tokens: SPECIAL_TOKENS + title_tokens + tokens_within(&spans, &passage),
-            span: passage.start as u32..passage.end as u32,
-        })
-        .collect())
+        .flat_map(|passage| bounded(text, passage));
+    Ok(Split {
+        title_bytes: title_bytes(title, &title_spans, title_tokens) as u32,
+        passages: passages
+            .map(|passage| Passage {
+                tokens: around_tokens + tokens_within(&spans, &passage),
+                span: passage.start as u32..passage.end as u32,
+            })
+            .collect(),
+    })
+}
+
+/// The bytes of a title's first tokens.
+fn title_bytes(title: &str, spans: &[Range<usize>], tokens: usize) -> usize {
+    match spans.get(tokens) {
+        Some(next) => title[..title.floor_char_boundary(next.start)]
+            .trim_end()
+            .len(),
+        None => title.len(),
+    }
+}
+
+/// Cuts a passage of too many bytes, wherever that is; a part without a word is none.
+fn bounded(text: &str, passage: Range<usize>) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = passage.start;
+    while start < passage.end {
+        let end = text.floor_char_boundary(passage.end.min(start + MAX_PASSAGE_BYTES));
+        parts.push(start..end);
+        start = end;
+    }
+    parts.retain(|part| !text[part.clone()].trim().is_empty());
+    parts
 }
 
 fn tokens_within(spans: &[Range<usize>], passage: &Range<usize>) -> u32 {
     let before = |byte: usize| spans.partition_point(|span| span.start < byte);
     (before(passage.end) - before(passage.start)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passages_have_bounded_bytes_and_whole_characters() {
+        let text = format!(
+            "  {}{} end",
+            "é".repeat(40_000),
+            " ".repeat(2 * MAX_PASSAGE_BYTES)
+        );
+        let parts = bounded(&text, 1..text.len());
+        assert!(parts.iter().all(|part| part.len() <= MAX_PASSAGE_BYTES));
+        let words: String = parts.iter().map(|part| text[part.clone()].trim()).collect();
+        assert_eq!(words, format!("{}end", "é".repeat(40_000)));
+        assert_eq!(bounded("short", 0..5), std::slice::from_ref(&(0..5)));
+    }
+
+    #[test]
+    fn a_title_is_cut_between_two_tokens() {
+        assert_eq!(title_bytes("one two", &[0..3, 4..7], 2), 7);
+        assert_eq!(title_bytes("one two", &[0..3, 4..7], 1), 3);
+        assert_eq!(title_bytes("one two", &[0..3, 4..7], 0), 0);
+        assert_eq!(title_bytes("éé", &[0..1, 1..4], 1), 0);
+    }
 }

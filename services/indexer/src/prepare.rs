@@ -32,8 +32,12 @@ pub(crate) struct Preparation {
     pub(crate) documents: Arc<RunDocuments>,
     pub(crate) events: Events,
     pub(crate) stopwatch: Stopwatch,
-    /// Wall time in which the encoder computed.
-    pub(crate) encoder_compute: Duration,
+    /// Time in the model's runtime, on average over the encoder's threads.
+    pub(crate) encode_model: Duration,
+    /// Whether documents that the tokenizer or the encoder refuses are left out.
+    pub(crate) skip_invalid: bool,
+    /// Those that were refused and told.
+    pub(crate) refused: usize,
     pub(crate) done: Done,
 }
 
@@ -83,9 +87,9 @@ impl Preparation {
             .build(&passages, settings, stored.or(new), first_number)
             .await?;
         Ok(Prepared {
+            passages: segments.passages(),
             segments,
             new_rotation,
-            passages: passages.len(),
         })
     }
 
@@ -98,8 +102,10 @@ impl Preparation {
         let total = self.documents.len() as u64;
         let counter = Counter::new(&self.events, Phase::Read, total);
         let (documents, encoder) = (Arc::clone(&self.documents), Arc::clone(&self.encoder));
-        let split = move || split_documents(&documents, size, &*encoder, &counter);
+        let skip_invalid = self.skip_invalid;
+        let split = move || split_documents(&documents, size, &*encoder, &counter, skip_invalid);
         let passages = Arc::new(tokio::task::spawn_blocking(split).await??);
+        self.tell_refused().await?;
         self.events.progress(Phase::Read, total, total).await?;
         self.stopwatch.add(Phase::Read, begin);
         self.done = Done {
@@ -125,11 +131,28 @@ impl Preparation {
             encoder: Arc::clone(&self.encoder),
             vectors: Arc::clone(&vectors),
             counter: Counter::new(&self.events, Phase::Encode, total),
+            skip_invalid: self.skip_invalid,
         };
-        self.encoder_compute += encode_passages(encoding).await?;
+        self.encode_model += encode_passages(encoding).await?;
+        self.tell_refused().await?;
         self.events.progress(Phase::Encode, total, total).await?;
         self.stopwatch.add(Phase::Encode, begin);
         self.done.vectors = Some(vectors);
+        Ok(())
+    }
+
+    /// Tells which documents were refused since the last time. When none is left, there is nothing to index.
+    async fn tell_refused(&mut self) -> Result<(), IndexError> {
+        let lines = self.documents.refused_lines(self.refused);
+        let Some(first) = lines.first().cloned() else {
+            return Ok(());
+        };
+        self.refused += lines.len();
+        self.events.tell(lines).await?;
+        if self.documents.accepted().is_empty() {
+            let count = self.refused as u64;
+            return Err(IndexError::InvalidLines { count, first });
+        }
         Ok(())
     }
 

@@ -9,6 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::error::IndexError;
 
+/// Invalid lines that are told one by one; all are counted.
+const INVALID_LINES_TOLD: u64 = 1000;
+
 /// What a run tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -83,9 +86,22 @@ pub struct Summary {
     pub part_bytes: BTreeMap<String, u64>,
     /// Wall time by phase.
     pub times: Vec<(Phase, Duration)>,
-    /// Wall time within [`Phase::Encode`] in which the encoder computed; the rest it waited for the indexer, or worked
-    /// for others.
-    pub encoder_compute: Duration,
+    /// Time within [`Phase::Encode`] that a compute thread of the encoder spent inside the model's runtime for this run, on
+    /// average over the threads; the rest it waited for the indexer, or worked for others.
+    pub encode_model: Duration,
+}
+
+impl Summary {
+    /// The share of the encoding's wall time in which the compute threads were inside ONNX Runtime for this run. None if
+    /// nothing was encoded.
+    #[must_use]
+    pub fn onnx_runtime_share(&self) -> Option<f64> {
+        let (_, wall) = self
+            .times
+            .iter()
+            .find(|(phase, wall)| *phase == Phase::Encode && !wall.is_zero())?;
+        Some(self.encode_model.as_secs_f64() / wall.as_secs_f64())
+    }
 }
 
 /// Adds up the wall time of the phases; a phase that runs again after a lost race is one line all the same.
@@ -109,6 +125,8 @@ impl Stopwatch {
 pub(crate) struct Events {
     sender: mpsc::Sender<Event>,
     is_abandoned: Arc<AtomicBool>,
+    /// Invalid lines so far.
+    invalid: Arc<AtomicU64>,
 }
 
 /// Dropped together with the run's future; work on blocking threads, which no one can drop, sees it and ends.
@@ -128,6 +146,7 @@ impl Events {
             Self {
                 sender,
                 is_abandoned: Arc::clone(&is_abandoned),
+                invalid: Arc::default(),
             },
             AbandonOnDrop(is_abandoned),
         )
@@ -138,6 +157,16 @@ impl Events {
             .send(event)
             .await
             .map_err(|_| IndexError::Abandoned)
+    }
+
+    /// Tells of invalid lines, as long as there are not too many.
+    pub(crate) async fn tell(&self, lines: Vec<InvalidLine>) -> Result<(), IndexError> {
+        for line in lines {
+            if self.invalid.fetch_add(1, Ordering::Relaxed) < INVALID_LINES_TOLD {
+                self.send(Event::Invalid(line)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Fails once nobody listens; for work on a blocking thread that would otherwise go on for nobody.

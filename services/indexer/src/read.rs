@@ -109,16 +109,12 @@ impl Reader {
         let title = title(fields.remove("title"))?;
         let text = text(fields.remove("text"))?;
         let metadata = metadata(fields.remove("metadata"))?;
+        let metadata_json = metadata_json(&metadata)?;
         // The last check, because it remembers what it has seen.
         self.types
             .after
             .observe(&metadata)
             .map_err(|error| error.to_string())?;
-        let metadata_json = if metadata.is_empty() {
-            String::new()
-        } else {
-            Value::Object(metadata).to_string()
-        };
         Ok(Some(ReadLine {
             id,
             document: SpooledDocument {
@@ -134,6 +130,12 @@ struct ReadLine {
     id: String,
     document: SpooledDocument,
 }
+
+/// A title is stored, indexed and encoded with every passage; the longest of real ones, those of court cases, have some
+/// kilobytes.
+const MAX_TITLE_BYTES: usize = 8 << 10;
+/// Metadata is for filters and comes back with every hit; a thousand hits of this much still fit into some messages.
+const MAX_METADATA_BYTES: usize = 64 << 10;
 
 /// Some editors put it in front of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -197,6 +199,10 @@ fn document_id(value: Option<Value>) -> Result<String, String> {
 fn title(value: Option<Value>) -> Result<String, String> {
     match value {
         None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(title)) if title.len() > MAX_TITLE_BYTES => Err(format!(
+            "title: has {} bytes, at most {MAX_TITLE_BYTES} are allowed",
+            title.len()
+        )),
         Some(Value::String(title)) => Ok(title),
         Some(other) => Err(format!("title: is {}, not a string", kind_of(&other))),
     }
@@ -216,6 +222,20 @@ fn metadata(value: Option<Value>) -> Result<Map<String, Value>, String> {
         None | Some(Value::Null) => Ok(Map::new()),
         Some(Value::Object(metadata)) => Ok(metadata),
         Some(other) => Err(format!("metadata: is {}, not an object", kind_of(&other))),
+    }
+}
+
+/// As it is stored; nothing if there is none.
+fn metadata_json(metadata: &Map<String, Value>) -> Result<String, String> {
+    if metadata.is_empty() {
+        return Ok(String::new());
+    }
+    let json = serde_json::to_string(metadata).map_err(|error| format!("metadata: {error}"))?;
+    match json.len() {
+        bytes if bytes > MAX_METADATA_BYTES => Err(format!(
+            "metadata: has {bytes} bytes, at most {MAX_METADATA_BYTES} are allowed"
+        )),
+        _ => Ok(json),
     }
 }
 
@@ -325,6 +345,22 @@ mod tests {
         assert!(
             reason(r#"{"_id": "a", "text": "b", "metadata": {"x": [1, "y"]}}"#)
                 .starts_with("metadata.x: ")
+        );
+        let line = |field: &str, value: &str| {
+            format!(r#"{{"_id": "a", "text": "b", "{field}": {value}}}"#)
+        };
+        assert_eq!(
+            reason(&line("title", &format!("{:?}", "x".repeat(8192)))),
+            ""
+        );
+        assert_eq!(
+            reason(&line("title", &format!("{:?}", "x".repeat(8193)))),
+            "title: has 8193 bytes, at most 8192 are allowed"
+        );
+        let metadata = format!(r#"{{"x": "{}"}}"#, "y".repeat(65_536));
+        assert_eq!(
+            reason(&line("metadata", &metadata)),
+            "metadata: has 65544 bytes, at most 65536 are allowed"
         );
         assert!(reason(&"[".repeat(100_000)).starts_with("the line is not JSON: recursion limit"));
         assert!(reason(&"x".repeat(MAX_LINE_BYTES + 1)).starts_with("the line is longer than"));

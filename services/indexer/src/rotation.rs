@@ -21,7 +21,9 @@ pub(crate) fn fit(
     encoder: &EncoderSettings,
     dense: &DenseSettings,
 ) -> Result<Rotation, IndexError> {
-    let rows = sample_rows(passages.len(), dense.rotation_sample);
+    let mut rows = sample_rows(passages.len(), dense.rotation_sample);
+    let accepted = documents.accepted();
+    rows.retain(|row| accepted.binary_search(&passages.document_of(*row)).is_ok());
     let mut samples = Vec::with_capacity(rows.len() * encoder.dimensions as usize);
     let mut vector = Vec::new();
     for row in rows {

@@ -14,7 +14,6 @@ use search_core::CollectionName;
 use segment::attributes::AttributeTypes;
 use segment::manifest::{CollectionSettings, Manifest};
 use segment::store::Store;
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use crate::commit::{Change, Committed, Outcome, commit};
@@ -27,13 +26,12 @@ use crate::read::{CheckedTypes, ReadDocuments, Reader};
 use crate::run_id;
 use crate::settings::IndexSettings;
 use crate::source::LineBatch;
+use crate::temporary::{RunFolder, remove_stale};
 
 /// Each lost race means that another writer has won one, so that this many in a row are a crowd.
 const COMMIT_ATTEMPTS: u32 = 32;
 /// Files of interrupted runs are removed after this: longer than any run takes from its first upload to its commit.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Invalid lines that are told one by one; all are counted.
-const INVALID_LINES_TOLD: u64 = 1000;
 
 /// Changes collections.
 pub struct Indexer {
@@ -90,7 +88,7 @@ impl Indexer {
         collection: &CollectionName,
         ids: Vec<String>,
     ) -> Result<Deletion, IndexError> {
-        let directory = self.temporary_folder()?;
+        let directory = self.temporary_folder().await?;
         let mut document_ids: Vec<Arc<str>> = ids.iter().map(|id| Arc::from(id.as_str())).collect();
         document_ids.sort_unstable();
         document_ids.dedup();
@@ -120,12 +118,18 @@ impl Indexer {
         Err(contended(collection))
     }
 
-    fn temporary_folder(&self) -> Result<TempDir, IndexError> {
-        let parent = &self.config.temporary_folder;
-        let created = tempfile::Builder::new()
-            .prefix("finemesh-index-")
-            .tempdir_in(parent);
-        created.map_err(IndexError::spool(parent))
+    async fn temporary_folder(&self) -> Result<RunFolder, IndexError> {
+        let parent = self.config.temporary_folder.clone();
+        let create = move || RunFolder::create(&parent).map_err(IndexError::spool(&parent));
+        tokio::task::spawn_blocking(create).await?
+    }
+
+    /// Clears up after runs that were interrupted long ago.
+    async fn remove_leftovers(&self, collection: &CollectionName) -> Result<(), IndexError> {
+        let parent = self.config.temporary_folder.clone();
+        tokio::task::spawn_blocking(move || remove_stale(&parent, LEFTOVER_AGE)).await?;
+        remove_unreferenced(&self.store, collection).await;
+        Ok(())
     }
 }
 
@@ -161,7 +165,7 @@ struct Run<'a> {
     events: Events,
     stopwatch: Stopwatch,
     /// Last, so that it is removed after everything that reads it.
-    directory: TempDir,
+    directory: RunFolder,
 }
 
 impl<'a> Run<'a> {
@@ -170,9 +174,9 @@ impl<'a> Run<'a> {
         wishes: IndexSettings,
         events: Events,
     ) -> Result<Self, IndexError> {
-        remove_leftovers(&indexer.store, &wishes.collection).await;
+        indexer.remove_leftovers(&wishes.collection).await?;
         Ok(Self {
-            directory: indexer.temporary_folder()?,
+            directory: indexer.temporary_folder().await?,
             indexer,
             wishes,
             events,
@@ -209,18 +213,12 @@ impl<'a> Run<'a> {
             .unwrap_or_default();
         let directory: Arc<Path> = self.directory.path().into();
         let mut reader = Reader::new(types, &directory)?;
-        let mut told = 0;
         while let Some(batch) = lines.next().await {
             let batch = batch?;
             let read = move || reader.read(&batch).map(|refused| (reader, refused));
             let (returned, refused) = tokio::task::spawn_blocking(read).await??;
             reader = returned;
-            for line in refused {
-                told += 1;
-                if told <= INVALID_LINES_TOLD {
-                    self.events.send(Event::Invalid(line)).await?;
-                }
-            }
+            self.events.tell(refused).await?;
             self.events.check()?;
             self.events.offer(Phase::Read, reader.documents(), 0);
         }
@@ -279,7 +277,9 @@ impl<'a> Run<'a> {
             documents: Arc::clone(documents),
             events: self.events.clone(),
             stopwatch: std::mem::take(&mut self.stopwatch),
-            encoder_compute: Duration::ZERO,
+            encode_model: Duration::ZERO,
+            skip_invalid: self.wishes.skip_invalid,
+            refused: 0,
             done: Done::default(),
         }
     }
@@ -290,7 +290,8 @@ impl<'a> Run<'a> {
         types: AttributeTypes,
         prepared: &Prepared,
     ) -> Change {
-        let ids = (0..documents.len()).map(|document| Arc::clone(documents.id(document)));
+        let accepted = documents.accepted().into_iter();
+        let ids = accepted.map(|document| Arc::clone(documents.id(document)));
         Change {
             store: self.indexer.store.clone(),
             collection: self.wishes.collection.clone(),
@@ -312,12 +313,12 @@ fn summary(
 ) -> Summary {
     let mut summary = Summary {
         snapshot: Some(committed.number),
-        documents: preparation.documents.len() as u64,
+        documents: preparation.documents.accepted().len() as u64,
         passages: prepared.passages,
         replaced: committed.removed.len() as u64,
-        invalid,
+        invalid: invalid + preparation.refused as u64,
         times: preparation.stopwatch.into_times(),
-        encoder_compute: preparation.encoder_compute,
+        encode_model: preparation.encode_model,
         ..Summary::default()
     };
     let parts = prepared
@@ -344,7 +345,7 @@ async fn types_with(
     }
     let (documents, mut types) = (Arc::clone(documents), base.attributes.clone());
     let observe = move || {
-        for document in 0..documents.len() {
+        for document in documents.accepted() {
             let metadata = documents.read(document)?.metadata();
             let observed = types.observe(&metadata);
             observed.map_err(|source| IndexError::Metadata {
@@ -357,8 +358,8 @@ async fn types_with(
     tokio::task::spawn_blocking(observe).await?
 }
 
-/// Clears up after runs that were interrupted long ago. A failure is no reason not to run.
-async fn remove_leftovers(store: &Store, collection: &CollectionName) {
+/// Removes what interrupted runs have stored. A failure is no reason not to run.
+async fn remove_unreferenced(store: &Store, collection: &CollectionName) {
     match store.delete_unreferenced(collection, LEFTOVER_AGE).await {
         Ok(removed) if removed.files > 0 => {
             tracing::info!(%collection, removed.files, removed.bytes, "removed what no snapshot needs");

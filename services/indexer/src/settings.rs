@@ -24,7 +24,7 @@ pub struct IndexSettings {
     pub collection: CollectionName,
     /// Shards.
     pub shards: Option<u32>,
-    /// Stages to build; empty: not set.
+    /// Stages to build, sparse among them; empty: not set.
     pub stages: Vec<Stage>,
     /// Tokens of a passage.
     pub passage_tokens: Option<u32>,
@@ -66,6 +66,12 @@ impl IndexSettings {
             shards_fit,
             "settings.shards",
             format!("must be 1 to {MAX_SHARDS}"),
+        );
+        let has_sparse = self.stages.is_empty() || self.stages.contains(&Stage::Sparse);
+        check(
+            has_sparse,
+            "settings.stages",
+            "must include sparse, which serves the documents".to_owned(),
         );
         let tokens_fit = self
             .passage_tokens
@@ -424,6 +430,7 @@ mod tests {
     fn all_mistakes_are_found_at_once() {
         let mut wishes = wishes();
         wishes.shards = Some(0);
+        wishes.stages = vec![Stage::Dense];
         wishes.passage_tokens = Some(15);
         wishes.overlap_tokens = Some(8);
         wishes.language = Some("klingon".into());
@@ -434,6 +441,7 @@ mod tests {
             .collect();
         let expected = [
             "settings.shards",
+            "settings.stages",
             "settings.passage_tokens",
             "settings.overlap_tokens",
             "settings.language",

@@ -56,7 +56,7 @@ fn sums(rows: &[&TokenIds], with_token_vectors: bool) -> BatchVectors {
     BatchVectors {
         sentences,
         tokens,
-        model_time: Duration::from_nanos(1),
+        model_time: Duration::from_nanos(12),
     }
 }
 
@@ -251,6 +251,17 @@ fn a_full_queue_says_how_full_it_is() {
     ));
     bench.gate.send(Ok(())).unwrap();
     bench.gate.send(Ok(())).unwrap();
+}
+
+#[test]
+fn the_time_of_a_batch_is_shared_by_the_jobs_in_it() {
+    let (bench, first) = Bench::occupied(LIMITS);
+    let two = bench.submit(&[10, 10], Priority::Bulk, None);
+    let one = bench.submit(&[10], Priority::Bulk, None);
+    assert_eq!(bench.next(), [10, 10, 10]);
+    bench.gate.send(Ok(())).unwrap();
+    let model_ns = |ticket| wait(ticket).unwrap().model.as_nanos();
+    assert_eq!((model_ns(first), model_ns(two), model_ns(one)), (12, 8, 4));
 }
 
 #[test]

@@ -79,6 +79,9 @@ fn nonsense_is_refused() {
         ("stages are empty or named twice", |m| {
             m.settings.stages.push(Stage::Dense)
         }),
+        ("the sparse stage is missing", |m| {
+            m.settings.stages = vec![Stage::Dense]
+        }),
         ("come together", |m| m.settings.encoder = None),
         ("come together", |m| m.settings.stages = vec![Stage::Sparse]),
         ("385 of 384 dimensions stored", |m| {

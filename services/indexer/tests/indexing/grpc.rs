@@ -109,7 +109,7 @@ async fn lines_in_any_number_of_messages_become_one_commit() {
         .collect();
     assert_eq!(
         phases,
-        ["read", "encode", "build", "commit", "encoder_compute"]
+        ["read", "encode", "build", "commit", "encode_model"]
     );
     assert_eq!(served.commits.load(Ordering::SeqCst), 1);
     assert_eq!(contents(&served.place).await.len(), 10);

@@ -52,7 +52,8 @@ async fn a_first_run_creates_the_collection() {
         phases,
         [Phase::Read, Phase::Encode, Phase::Build, Phase::Commit]
     );
-    assert!(summary.encoder_compute > Duration::ZERO);
+    assert!(summary.encode_model > Duration::ZERO);
+    assert!(summary.onnx_runtime_share().unwrap() > 0.0);
     assert_eq!(contents(&place).await, model(0..30, "a"));
     let manifest = place.manifest().await;
     assert!(manifest.rotation.is_some());
@@ -301,16 +302,96 @@ async fn sparse_alone_needs_no_encoder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dense_alone_has_no_statistics() {
+async fn dense_alone_is_refused_because_sparse_serves_the_documents() {
     let place = Place::new();
     let mut wishes = settings();
     wishes.stages = vec![Stage::Dense];
-    index_ok(&place.indexer(), wishes, &lines(0..20, "a")).await;
-    index_ok(&place.indexer(), settings(), &lines(10..20, "b")).await;
-    assert_eq!(place.manifest().await.statistics, None);
-    let mut expected = model(0..10, "a");
-    expected.extend(model(10..20, "b"));
-    assert_eq!(contents(&place).await, expected);
+    let outcome = index(&place.indexer(), wishes, &lines(0..5, "a")).await.0;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert_eq!(error.fields()[0].path, "settings.stages");
+    assert!(files_below(place.root.path()).is_empty());
+}
+
+/// With a document of each kind that the tokenizer or the encoder refuses.
+fn lines_with_refused_documents() -> Vec<String> {
+    let mut input = lines(0..4, "a");
+    for (at, word) in [(1, UNSPLITTABLE), (3, UNENCODABLE), (5, WITHOUT_DIRECTION)] {
+        input.insert(at, line(word, "", &format!("some {word} text")));
+    }
+    input
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_the_encoder_refuses_are_left_out_like_invalid_lines() {
+    let place = Place::new();
+    let mut wishes = settings();
+    wishes.skip_invalid = true;
+    let (summary, events) = index(&place.indexer(), wishes, &lines_with_refused_documents()).await;
+    let summary = summary.unwrap();
+    assert_eq!((summary.documents, summary.invalid), (4, 3));
+    assert_eq!(contents(&place).await, model(0..4, "a"));
+    let mut told: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Invalid(line) => Some(line.line),
+            Event::Progress(_) => None,
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, [2, 4, 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_the_encoder_refuses_ends_the_run_by_file_and_line() {
+    for word in [UNSPLITTABLE, UNENCODABLE, WITHOUT_DIRECTION] {
+        let place = Place::new();
+        let input = [line("d", "", "fine"), line("e", "", &format!("not {word}"))];
+        for skip_invalid in [false, true] {
+            let mut wishes = settings();
+            wishes.skip_invalid = skip_invalid;
+            // Nothing is left of the second line alone.
+            let lines = if skip_invalid {
+                &input[1..]
+            } else {
+                &input[..]
+            };
+            let error = index(&place.indexer(), wishes, lines).await.0.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            let line = format!("test.jsonl:{}: text: ", lines.len());
+            assert!(error.to_string().contains(&line), "{error}");
+        }
+        assert_eq!(place.number().await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_token_of_many_bytes_becomes_several_passages() {
+    let place = Place::new();
+    let text: String = (0..40_000).map(|n| n.to_string()).collect();
+    let (encoder, indexer) = place.indexer_and_encoder();
+    let summary = index_ok(&indexer, settings(), &[line("d", "", &text)]).await;
+    let encoded = encoder.last_texts.lock().unwrap().clone();
+    assert_eq!((summary.passages, encoded.concat()), (4, text));
+    assert!(encoded.iter().all(|passage| passage.len() <= 48 << 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_title_that_is_longer_than_a_passage_leaves_half_of_it_to_the_text() {
+    let place = Place::new();
+    let words = |word: &str, count: usize| vec![word; count].join(" ");
+    let (title, text) = (words("title", 300), words("text", 30));
+    let (encoder, indexer) = place.indexer_and_encoder();
+    index_ok(&indexer, settings(), &[line("d", &title, &text)]).await;
+    // Passages of 16 tokens: 2 special ones, 6 of the title, 8 of the text.
+    let encoded = encoder.last_texts.lock().unwrap().clone();
+    assert!(encoded.len() >= 4);
+    for passage in encoded {
+        assert!(passage.starts_with(&words("title", 6)), "{passage}");
+        let text_words = passage.matches("text").count();
+        assert!((1..=8).contains(&text_words), "{passage}");
+        assert_eq!(passage.split_whitespace().count(), 6 + text_words);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

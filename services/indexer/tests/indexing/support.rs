@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indexer::source::LineBatch;
@@ -33,6 +33,18 @@ pub(crate) struct WordEncoder {
     pub(crate) hangs_after: usize,
     /// Told when a job hangs.
     pub(crate) hanging: Notify,
+    /// Those of the last job.
+    pub(crate) last_texts: Mutex<Vec<String>>,
+}
+
+/// Words that the encoder refuses: when a text is cut, when it is encoded, and by a vector without a direction.
+pub(crate) const UNSPLITTABLE: &str = "unsplittable";
+pub(crate) const UNENCODABLE: &str = "unencodable";
+pub(crate) const WITHOUT_DIRECTION: &str = "directionless";
+
+fn refused(index: usize) -> EncodeError {
+    let reason = "is refused".to_owned();
+    EncodeError::InvalidText { index, reason }
 }
 
 impl WordEncoder {
@@ -49,6 +61,7 @@ impl WordEncoder {
             texts: AtomicUsize::new(0),
             hangs_after: usize::MAX,
             hanging: Notify::new(),
+            last_texts: Mutex::default(),
         }
     }
 
@@ -67,6 +80,9 @@ impl WordEncoder {
 }
 
 pub(crate) fn vector_of(text: &str) -> Vec<f32> {
+    if text.contains(WITHOUT_DIRECTION) {
+        return vec![0.0; DIMENSIONS];
+    }
     let mut vector = [0.01; DIMENSIONS];
     for word in text.split_whitespace() {
         vector[shard_of(word, DIMENSIONS as u32) as usize] += 1.0;
@@ -81,6 +97,9 @@ impl TextEncoder for WordEncoder {
     }
 
     fn token_spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError> {
+        if text.contains(UNSPLITTABLE) {
+            return Err(refused(0));
+        }
         let start_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
         Ok(text
             .split_whitespace()
@@ -94,6 +113,10 @@ impl TextEncoder for WordEncoder {
             self.hanging.notify_one();
             return Box::pin(std::future::pending());
         }
+        if let Some(index) = job.texts.iter().position(|text| text.contains(UNENCODABLE)) {
+            return Box::pin(std::future::ready(Err(refused(index))));
+        }
+        self.last_texts.lock().unwrap().clone_from(&job.texts);
         let encoded = Encoded {
             vectors: job.texts.iter().flat_map(|text| vector_of(text)).collect(),
             token_vectors: None,
@@ -105,6 +128,8 @@ impl TextEncoder for WordEncoder {
             truncated_texts: 0,
             queue: Duration::ZERO,
             compute: Duration::from_millis(1),
+            model: Duration::from_millis(1),
+            threads: 1,
         };
         Box::pin(async move { Ok(encoded) })
     }
@@ -153,6 +178,12 @@ impl Place {
         change: impl FnOnce(&mut RawConfig),
     ) -> Indexer {
         Indexer::new(self.config(change), self.store.clone(), Arc::new(encoder))
+    }
+
+    pub(crate) fn indexer_and_encoder(&self) -> (Arc<WordEncoder>, Indexer) {
+        let encoder = Arc::new(WordEncoder::new());
+        let indexer = Indexer::new(self.config(|_| {}), self.store.clone(), encoder.clone());
+        (encoder, indexer)
     }
 
     pub(crate) async fn manifest(&self) -> Manifest {
