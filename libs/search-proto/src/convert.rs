@@ -9,8 +9,8 @@ use common::filter::Condition;
 use common::value::Kind;
 use search_core::filter::{MAX_DEPTH, too_deep};
 use search_core::{
-    Address, Bound, Candidate, CollectionName, FieldError, Filter, Score, SnapshotId, StageReason,
-    StageReport, StageStatus, Value, micros,
+    Address, Bound, Candidate, CollectionName, FieldError, Filter, HeldSnapshot, RefusedSegment,
+    Score, SnapshotId, StageReason, StageReport, StageStatus, Value, micros,
 };
 use std::time::Duration;
 
@@ -68,9 +68,13 @@ pub fn addresses_to_wire(addresses: &[Address]) -> Vec<u64> {
     addresses.iter().map(|address| address.to_u64()).collect()
 }
 
-/// Unpacks addresses, in their order. Every number is one.
-pub fn addresses_from_wire(addresses: &[u64]) -> Vec<Address> {
-    addresses.iter().copied().map(Address::from_u64).collect()
+/// Reads the `addresses` of a request, in their order: at least one, at most `most`. Every number is one.
+pub fn addresses_from_wire(addresses: &[u64], most: usize) -> Result<Vec<Address>, FieldError> {
+    if (1..=most).contains(&addresses.len()) {
+        return Ok(addresses.iter().copied().map(Address::from_u64).collect());
+    }
+    let message = format!("has {} addresses, must have 1 to {most}", addresses.len());
+    Err(FieldError::new("addresses", message))
 }
 
 /// Names a snapshot.
@@ -102,6 +106,35 @@ pub fn timing_to_wire(queue: Duration, compute: Duration) -> common::Timing {
         compute_us: micros(compute),
     }
 }
+
+/// What a replica announces.
+pub fn held_to_wire(held: Vec<HeldSnapshot>) -> common::DescribeResponse {
+    let snapshots = held.into_iter().map(held_snapshot_to_wire).collect();
+    common::DescribeResponse { snapshots }
+}
+
+fn held_snapshot_to_wire(held: HeldSnapshot) -> common::HeldSnapshot {
+    common::HeldSnapshot {
+        snapshot: Some(common::Snapshot {
+            collection: held.collection.into(),
+            number: held.number,
+        }),
+        shards: held.shards,
+        held_shards: held.held_shards,
+        encoder_fingerprint: held.encoder_fingerprint,
+        passages: held.passages,
+        refused_segments: held.refused.into_iter().map(refused_to_wire).collect(),
+    }
+}
+
+fn refused_to_wire(refused: RefusedSegment) -> common::RefusedSegment {
+    common::RefusedSegment {
+        segment: refused.segment,
+        shard: refused.shard,
+        reason: refused.reason,
+    }
+}
+
 /// The wire form of a filter.
 pub fn filter_to_wire(filter: &Filter) -> common::Filter {
     let condition = match filter {

@@ -12,10 +12,10 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use search_core::CollectionName;
+use search_core::{CollectionName, HeldSnapshot, RefusedSegment, SnapshotId};
 use tokio::{
     sync::{Mutex, Notify},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 
 mod served;
 
-pub use served::{HeldSnapshot, NotHeld, RefusedSegment, ServedSegment, ServedSnapshot};
+pub use served::{NotHeld, ServedSegment, ServedShard, ServedSnapshot};
 
 /// Snapshots held of each collection: the orchestrator may still ask for the one before the newest.
 const HELD_SNAPSHOTS: usize = 2;
@@ -90,6 +90,16 @@ pub enum ShardSelection {
     Only(Vec<u32>),
 }
 
+impl From<Vec<u32>> for ShardSelection {
+    /// No shards mean all.
+    fn from(shards: Vec<u32>) -> Self {
+        match shards.is_empty() {
+            true => Self::All,
+            false => Self::Only(shards),
+        }
+    }
+}
+
 impl ShardSelection {
     /// The selected ones of `shards` shards, ascending.
     fn of(&self, shards: u32) -> Vec<u32> {
@@ -130,6 +140,16 @@ pub struct Catalog<L: PartLoader> {
     poked: Notify,
 }
 
+/// Keeps a catalog up to date until it is dropped.
+#[derive(Debug)]
+pub struct Following(JoinHandle<()>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl<L: PartLoader> Catalog<L> {
     /// A catalog that holds nothing until its first refresh.
     #[must_use]
@@ -155,14 +175,27 @@ impl<L: PartLoader> Catalog<L> {
         let found = held
             .iter()
             .find(|snapshot| snapshot.manifest.number == number);
-        found.cloned().ok_or_else(|| NotHeld {
-            collection: collection.clone(),
+        found.cloned().ok_or_else(|| NotHeld::Snapshot {
             number,
+            collection: collection.clone(),
             held: held
                 .iter()
                 .map(|snapshot| snapshot.manifest.number)
                 .collect(),
             problem: self.problem_of(collection),
+        })
+    }
+
+    /// A shard of a held snapshot.
+    pub fn shard(&self, of: &SnapshotId, number: u32) -> Result<ServedShard<L>, NotHeld> {
+        let snapshot = self.get(&of.collection, of.number)?;
+        if snapshot.has_shard(number) {
+            return Ok(ServedShard { snapshot, number });
+        }
+        Err(NotHeld::Shard {
+            shard: number,
+            collection: of.collection.clone(),
+            held: snapshot.shards.clone(),
         })
     }
 
@@ -198,18 +231,41 @@ impl<L: PartLoader> Catalog<L> {
             .clone()
     }
 
-    /// Asks [`Catalog::follow`] to refresh now.
+    /// Asks for a refresh now, in the background, of a catalog that is followed.
     pub fn poke(&self) {
         self.poked.notify_one();
     }
 
-    /// Refreshes for ever: at each interval, and when poked. Dropping the future stops it.
-    pub async fn follow(&self, interval: Duration) {
+    /// Refreshes in the background, at each interval and when poked, until the handle is dropped. `listed` is called once the
+    /// store could be listed: a collection that cannot be served doesn't keep the others from being served. Must be called
+    /// inside the runtime.
+    #[must_use]
+    pub fn keep_following(
+        self: &Arc<Self>,
+        interval: Duration,
+        listed: impl FnOnce() + Send + 'static,
+    ) -> Following {
+        let catalog = Arc::clone(self);
+        Following(tokio::spawn(async move {
+            catalog.follow(interval, listed).await;
+        }))
+    }
+
+    async fn follow(&self, interval: Duration, listed: impl FnOnce()) {
+        let mut listed = Some(listed);
         loop {
             self.refresh().await;
+            if self.could_list() {
+                listed.take().into_iter().for_each(|listed| listed());
+            }
             // Either way it is time: the interval is over, or somebody poked.
             let _ = tokio::time::timeout(interval, self.poked.notified()).await;
         }
+    }
+
+    fn could_list(&self) -> bool {
+        let problems = self.problems();
+        problems.iter().all(|problem| problem.collection.is_some())
     }
 
     /// Holds what the store has by now. What could not be done is logged once and kept in

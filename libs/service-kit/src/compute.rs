@@ -1,7 +1,10 @@
 //! Runs compute-heavy work off the runtime's threads: a pool of its own, a bounded number of requests in front of it.
 //!
-//! Work whose caller has gone or whose deadline has passed is dropped before it starts, and stops at its next check once
-//! it runs. A request that is large enough may use several threads of the pool, by rayon's own means.
+//! Work whose caller has gone or whose deadline has passed leaves the queue at once, and stops at its next check once it runs.
+//!
+//! A request that is large enough may use several threads of the pool, by rayon's own means. A thread that waits for others to
+//! finish their share may then start another request in the meantime, and return to its own only after it. So no more
+//! requests are handed to the pool than it has threads; and work that is not worth sharing should not be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError};
 use search_core::{Deadline, ErrorKind};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Why work was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,8 @@ pub struct ComputePool {
     threads: ThreadPool,
     /// One permit for each request that computes or waits.
     places: Arc<Semaphore>,
+    /// One permit for each request that computes, first come, first served.
+    turns: Arc<Semaphore>,
     waiting: usize,
 }
 
@@ -118,6 +123,7 @@ impl ComputePool {
         Ok(Self {
             threads: pool,
             places: Arc::new(Semaphore::new(threads + waiting)),
+            turns: Arc::new(Semaphore::new(threads)),
             waiting,
         })
     }
@@ -140,6 +146,7 @@ impl ComputePool {
         let place = place.map_err(|_| ComputeError::Overloaded {
             waiting: self.waiting,
         })?;
+        let turn = self.turn(deadline).await?;
         let wanted = StillWanted {
             deadline,
             abandoned: Arc::default(),
@@ -149,11 +156,23 @@ impl ComputePool {
         let span = tracing::Span::current();
         self.threads.spawn_fifo(move || {
             let result = span.in_scope(|| timed(arrived, work, &wanted));
-            drop(place);
+            drop((turn, place));
             // An error says that the caller is gone: there is nobody to tell.
             let _ = answer.send(result);
         });
         answered.await.map_err(|_| ComputeError::Panicked)?
+    }
+
+    /// Waits until fewer requests compute than there are threads.
+    async fn turn(&self, deadline: Option<Deadline>) -> Result<OwnedSemaphorePermit, ComputeError> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = match deadline {
+            None => turn.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), turn)
+                .await
+                .map_err(|_| ComputeError::DeadlineExceeded)?,
+        };
+        Ok(turn.expect("the semaphore is never closed"))
     }
 }
 
@@ -181,10 +200,11 @@ mod tests {
     /// Occupies the one thread of a pool until the sender is dropped.
     fn occupy(pool: &ComputePool) -> Sender<()> {
         let (release, blocked) = channel::<()>();
-        let place = Arc::clone(&pool.places).try_acquire_owned().unwrap();
+        let [place, turn] = [&pool.places, &pool.turns]
+            .map(|permits| Arc::clone(permits).try_acquire_owned().unwrap());
         pool.threads.spawn_fifo(move || {
             let _ = blocked.recv();
-            drop(place);
+            drop((turn, place));
         });
         release
     }
@@ -220,6 +240,44 @@ mod tests {
             matches!(result, Err(ComputeError::DeadlineExceeded)),
             "{result:?}"
         );
+    }
+
+    /// The one thread stays occupied all along.
+    #[tokio::test(start_paused = true)]
+    async fn late_and_abandoned_work_leaves_the_queue_at_once() {
+        let pool = ComputePool::new("test", 1, 1).unwrap();
+        let _release = occupy(&pool);
+        let deadline = Deadline::after(Instant::now(), Duration::from_secs(3600)).unwrap();
+        let late = pool.run(Some(deadline), |_| Ok::<_, ComputeError>(()));
+        assert_eq!(late.await.unwrap_err(), ComputeError::DeadlineExceeded);
+        let abandoned = pool.run(None, |_| Ok::<_, ComputeError>(()));
+        let abandoned = tokio::time::timeout(Duration::from_secs(1), abandoned);
+        assert!(abandoned.await.is_err());
+        assert_eq!(pool.places.available_permits(), 1);
+    }
+
+    /// Each waits for a piece of work that another thread may take, and could start others meanwhile.
+    #[tokio::test]
+    async fn no_more_requests_run_than_there_are_threads() {
+        use std::sync::atomic::AtomicUsize;
+
+        const THREADS: usize = 2;
+        let pool = ComputePool::new("test", THREADS, 64).unwrap();
+        let [running, most] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let requests = (0..64).map(|_| {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            pool.run(None, move |_| {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                rayon::join(std::thread::yield_now, std::thread::yield_now);
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, ComputeError>(())
+            })
+        });
+        for result in futures::future::join_all(requests).await {
+            result.unwrap();
+        }
+        assert!(most.load(Ordering::SeqCst) <= THREADS, "{most:?}");
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod health;
 mod overload;
 mod panics;
 pub mod readiness;
+pub mod replica;
 pub mod server;
 pub mod signals;
 pub mod status;

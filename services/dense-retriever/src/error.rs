@@ -11,19 +11,9 @@ pub enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Invalid(#[from] FieldError),
-    /// The replica does not have the snapshot.
+    /// The replica does not have the snapshot, or not this shard of it.
     #[error(transparent)]
-    SnapshotNotHeld(#[from] NotHeld),
-    /// The replica does not serve the shard.
-    #[error("shard {shard} of {collection} is not held, but {held:?} are")]
-    ShardNotHeld {
-        /// What was asked for.
-        shard: u32,
-        /// The collection.
-        collection: CollectionName,
-        /// The shards that are held.
-        held: Vec<u32>,
-    },
+    NotHeld(#[from] NotHeld),
     /// The query was encoded by another model than the passages.
     #[error("the query was encoded with {query}, the passages of {collection} with {passages}")]
     OtherEncoder {
@@ -51,8 +41,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
-            Self::SnapshotNotHeld(not_held) => not_held.kind(),
-            Self::ShardNotHeld { .. } | Self::OtherEncoder { .. } => ErrorKind::FailedPrecondition,
+            Self::NotHeld(not_held) => not_held.kind(),
+            Self::OtherEncoder { .. } => ErrorKind::FailedPrecondition,
             Self::Segment(error) => error.kind(),
             Self::Score(_) => ErrorKind::DataLoss,
             Self::Compute(error) => error.kind(),

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use search_core::{Address, FieldError};
-use search_proto::common::{
-    DescribeRequest, DescribeResponse, HeldSnapshot, RefusedSegment, Snapshot,
-};
+use search_core::FieldError;
+use search_proto::common::{DescribeRequest, DescribeResponse};
 use search_proto::convert;
 use search_proto::dense::dense_retriever_service_server::{
     DenseRetrieverService, DenseRetrieverServiceServer,
 };
 use search_proto::dense::{ScoreRequest, ScoreResponse, SearchRequest, SearchResponse};
-use segment::catalog;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 
@@ -56,8 +53,7 @@ impl DenseRetrieverService for App {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let snapshots = self.held().into_iter().map(held_to_wire).collect();
-        Ok(Response::new(DescribeResponse { snapshots }))
+        Ok(Response::new(convert::held_to_wire(self.held())))
     }
 }
 
@@ -95,7 +91,7 @@ impl App {
     async fn answer_score(&self, request: Request<ScoreRequest>) -> Result<ScoreResponse, Error> {
         let deadline = deadline_of(&request);
         let wire = request.into_inner();
-        let addresses = check_addresses(&wire.addresses)?;
+        let addresses = convert::addresses_from_wire(&wire.addresses, MAX_ADDRESSES)?;
         let query = ShardQuery {
             snapshot: convert::snapshot_from_wire(wire.snapshot.as_ref())?,
             shard: wire.shard,
@@ -135,39 +131,6 @@ fn check_range(field: &str, value: u32, least: u32, most: u32) -> Result<usize, 
     ))
 }
 
-fn check_addresses(addresses: &[u64]) -> Result<Vec<Address>, FieldError> {
-    if (1..=MAX_ADDRESSES).contains(&addresses.len()) {
-        return Ok(convert::addresses_from_wire(addresses));
-    }
-    let message = format!(
-        "has {} addresses, must have 1 to {MAX_ADDRESSES}",
-        addresses.len()
-    );
-    Err(FieldError::new("addresses", message))
-}
-
 fn timing<T>(computed: &Computed<T>) -> search_proto::common::Timing {
     convert::timing_to_wire(computed.queue, computed.compute)
-}
-
-fn held_to_wire(held: catalog::HeldSnapshot) -> HeldSnapshot {
-    HeldSnapshot {
-        snapshot: Some(Snapshot {
-            collection: held.collection.into(),
-            number: held.number,
-        }),
-        shards: held.shards,
-        held_shards: held.held_shards,
-        encoder_fingerprint: held.encoder_fingerprint,
-        passages: held.passages,
-        refused_segments: held.refused.into_iter().map(refused_to_wire).collect(),
-    }
-}
-
-fn refused_to_wire(refused: catalog::RefusedSegment) -> RefusedSegment {
-    RefusedSegment {
-        segment: refused.segment,
-        shard: refused.shard,
-        reason: refused.reason,
-    }
 }

@@ -4,16 +4,21 @@
 //! candidates in every segment and scores them at full width, `score` answers for given passages.
 
 pub mod app;
-pub mod config;
 pub mod error;
 mod grpc;
 mod loader;
 mod score;
 pub mod search;
 
+use segment::dense::MAX_CONCURRENT_SEARCHES;
+use service_kit::replica::MAX_COMPUTE_THREADS;
+
 pub use app::App;
-pub use config::{Config, RawConfig};
 pub use error::Error;
+pub use service_kit::replica::{RawReplicaConfig as RawConfig, ReplicaConfig as Config};
 
 /// The name of the stage and of its part of a segment.
 pub const STAGE: &str = "dense";
+
+// Graphs make room for so many threads.
+const _: () = assert!(MAX_COMPUTE_THREADS <= MAX_CONCURRENT_SEARCHES);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use segment::SegmentError;
-use segment::catalog::{PartLoader, SegmentFiles, ServedSegment, ServedSnapshot, SnapshotFiles};
+use segment::catalog::{PartLoader, SegmentFiles, ServedSegment, ServedShard, SnapshotFiles};
 use segment::checksum::FileEntry;
 use segment::dense::DensePart;
 use segment::manifest::{DenseSettings, Manifest, Stage};
@@ -16,8 +16,8 @@ use vector_math::{Rotation, VectorCoder, VectorError};
 /// .994, .997, .998, .999, .999.
 pub(crate) const MIN_ROTATION_SAMPLE: usize = 1024;
 
-/// A snapshot with its vectors.
-pub(crate) type Snapshot = ServedSnapshot<DenseLoader>;
+/// A shard with its vectors.
+pub(crate) type Shard = ServedShard<DenseLoader>;
 
 /// One segment of it.
 pub(crate) type Segment = ServedSegment<DenseLoader>;

@@ -63,10 +63,13 @@ pub fn search(
         .iter()
         .map(Searched::new)
         .partition(|target| target.graph_to_use(plan).is_some());
-    let (found, scanned) = rayon::join(
-        || search_graphs(query, &by_graph, plan, proceed),
-        || scan(query, &scanned, plan, proceed),
-    );
+    let is_one_way = by_graph.is_empty() || scanned.is_empty();
+    let by_graph = || search_graphs(query, &by_graph, plan, proceed);
+    let scanned = || scan(query, &scanned, plan, proceed);
+    let (found, scanned) = match is_one_way {
+        true => (by_graph(), scanned()),
+        false => rayon::join(by_graph, scanned),
+    };
     let mut hits = found?;
     hits.append(&mut scanned?);
     hits.sort_unstable_by(best_first);
@@ -218,8 +221,12 @@ fn scan_pieces<'a>(
                 .map(|scored| searched.hit(scored))
                 .collect())
         };
+    let rows: usize = pieces.iter().map(|(_, range)| range.len()).sum();
+    // Small pieces share a thread, and what is one thread's work stays on this one.
+    let pieces_per_thread = pieces.len() * SCAN_ROWS / rows.max(1);
     let hits: Vec<Vec<Hit<'a>>> = pieces
         .par_iter()
+        .with_min_len(pieces_per_thread.max(1))
         .map(scan_piece)
         .collect::<Result<_, _>>()?;
     Ok(hits.into_iter().flatten().collect())

@@ -1,20 +1,20 @@
 //! The service: the snapshots it holds, the threads it computes on, and its four calls.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use search_core::{Address, Candidate, Deadline, FieldError, Filter, ParsedQuery, SnapshotId};
-use segment::catalog::{Catalog, HeldSnapshot, ShardSelection};
+use search_core::{
+    Address, Candidate, Deadline, FieldError, Filter, HeldSnapshot, ParsedQuery, SnapshotId,
+};
+use segment::catalog::{Catalog, Following};
 use segment::documents::StoredPassage;
 use segment::sparse::Statistics;
 use segment::store::Store;
 use service_kit::Readiness;
-use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::Config;
 use crate::error::Error;
 use crate::fetch::{self, Wanted};
-use crate::loader::{Segment, Snapshot, SparseLoader};
+use crate::loader::{Shard, SparseLoader};
 use crate::query::{LexicalQuery, WeightedQuery};
 use crate::score::{self, Scores};
 use crate::search::{self, Target};
@@ -26,7 +26,7 @@ pub struct App {
     catalog: Arc<Catalog<SparseLoader>>,
     pool: ComputePool,
     readiness: Readiness,
-    following: JoinHandle<()>,
+    _following: Following,
 }
 
 /// Where to look.
@@ -49,22 +49,15 @@ impl App {
     /// # Errors
     /// When the compute threads cannot be started.
     pub fn start(config: Config, store: Store) -> Result<Arc<Self>, StartError> {
-        let selection = match config.shards.as_slice() {
-            [] => ShardSelection::All,
-            shards => ShardSelection::Only(shards.to_vec()),
-        };
-        let catalog = Arc::new(Catalog::new(store, SparseLoader, selection));
-        let readiness = Readiness::starting();
-        let following = follow(
-            Arc::clone(&catalog),
-            readiness.clone(),
-            config.refresh_interval,
-        );
+        let catalog = Catalog::new(store, SparseLoader, config.shards.into());
+        let (catalog, readiness) = (Arc::new(catalog), Readiness::starting());
+        let listed = readiness.clone();
+        let following = catalog.keep_following(config.refresh_interval, move || listed.set(true));
         Ok(Arc::new(Self {
             catalog,
             pool: ComputePool::new("sparse", config.compute_threads, config.compute_queue)?,
             readiness,
-            following: tokio::spawn(following),
+            _following: following,
         }))
     }
 
@@ -72,11 +65,6 @@ impl App {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
-    }
-
-    /// Looks for new snapshots now, in the background.
-    pub fn poke(&self) {
-        self.catalog.poke();
     }
 
     /// Looks for new snapshots now and waits for them.
@@ -97,15 +85,15 @@ impl App {
         limit: usize,
         filter: Option<Filter>,
     ) -> Result<Found, Error> {
-        let shard = self.shard(&request)?;
+        let shard = self.catalog.shard(&request.snapshot, request.shard)?;
         let compile = |filter: Filter| shard.snapshot.compile(&filter);
         let filter = filter
             .map(compile)
             .transpose()
             .map_err(|error| error.inside("filter"))?;
-        let refused_segments = shard.snapshot.refused_of(shard.number);
+        let refused_segments = shard.refused_segments();
         let work = move |wanted: &StillWanted| {
-            let Some((query, statistics)) = shard.weigh(&query)? else {
+            let Some((query, statistics)) = weigh(&shard, &query)? else {
                 return Ok(Vec::new());
             };
             let targets: Vec<_> = shard
@@ -133,10 +121,10 @@ impl App {
         query: ParsedQuery,
         addresses: Vec<Address>,
     ) -> Result<Computed<Scores>, Error> {
-        let shard = self.shard(&request)?;
+        let shard = self.catalog.shard(&request.snapshot, request.shard)?;
         let work = move |wanted: &StillWanted| {
             let locate = |address| shard.locate(address).map(|segment| segment.part.as_ref());
-            match shard.weigh(&query)? {
+            match weigh(&shard, &query)? {
                 Some((query, _)) => {
                     score::score(&query, &addresses, locate, || Ok(wanted.check()?))
                 }
@@ -153,7 +141,7 @@ impl App {
         addresses: Vec<Address>,
         what: Wanted,
     ) -> Result<Computed<Vec<Option<StoredPassage>>>, Error> {
-        let shard = self.shard(&request)?;
+        let shard = self.catalog.shard(&request.snapshot, request.shard)?;
         let work = move |wanted: &StillWanted| {
             let documents = |address| {
                 shard
@@ -164,74 +152,19 @@ impl App {
         };
         self.pool.run(request.deadline, work).await
     }
-
-    fn shard(&self, request: &ShardRequest) -> Result<Shard, Error> {
-        let SnapshotId { collection, number } = &request.snapshot;
-        let snapshot = self.catalog.get(collection, *number)?;
-        if !snapshot.has_shard(request.shard) {
-            return Err(Error::ShardNotHeld {
-                shard: request.shard,
-                collection: collection.clone(),
-                held: snapshot.shards.clone(),
-            });
-        }
-        Ok(Shard {
-            snapshot,
-            number: request.shard,
-        })
-    }
 }
 
-impl Drop for App {
-    fn drop(&mut self) {
-        self.following.abort();
-    }
-}
-
-/// Is ready as soon as the store could be listed; collections that cannot be served don't keep the others from being served.
-async fn follow(catalog: Arc<Catalog<SparseLoader>>, readiness: Readiness, interval: Duration) {
-    loop {
-        catalog.refresh().await;
-        if catalog
-            .problems()
-            .iter()
-            .all(|problem| problem.collection.is_some())
-        {
-            break;
-        }
-        tokio::time::sleep(interval).await;
-    }
-    readiness.set(true);
-    catalog.follow(interval).await;
-}
-
-/// One shard of a held snapshot.
-struct Shard {
-    snapshot: Arc<Snapshot>,
-    number: u32,
-}
-
-impl Shard {
-    fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.snapshot.segments_of(self.number)
-    }
-
-    /// The segment of a live passage of this shard.
-    fn locate(&self, address: Address) -> Option<&Segment> {
-        self.snapshot
-            .locate(address)
-            .filter(|segment| segment.shard == self.number)
-    }
-
-    /// The query in the language and with the weights of the collection. `None`: the shard has no segments.
-    fn weigh(&self, query: &ParsedQuery) -> Result<Option<(WeightedQuery, &Statistics)>, Error> {
-        let collection = &self.snapshot.snapshot;
-        let (Some(statistics), Some(any)) = (&collection.statistics, self.segments().next()) else {
-            return Ok(None);
-        };
-        let query = LexicalQuery::analyze(query, &mut collection.analyzer.clone())
-            .map_err(|error| FieldError::new("query", error.to_string()))?;
-        let query = query.weigh(&SnapshotStatistics(statistics), any.part.searcher())?;
-        Ok(Some((query, statistics)))
-    }
+/// The query in the language and with the weights of the collection. `None`: the shard has no segments.
+fn weigh<'a>(
+    shard: &'a Shard,
+    query: &ParsedQuery,
+) -> Result<Option<(WeightedQuery, &'a Statistics)>, Error> {
+    let collection = &shard.snapshot.snapshot;
+    let (Some(statistics), Some(any)) = (&collection.statistics, shard.segments().next()) else {
+        return Ok(None);
+    };
+    let query = LexicalQuery::analyze(query, &mut collection.analyzer.clone())
+        .map_err(|error| FieldError::new("query", error.to_string()))?;
+    let query = query.weigh(&SnapshotStatistics(statistics), any.part.searcher())?;
+    Ok(Some((query, statistics)))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with a request, and which kind of failure it is for the caller.
 
-use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
+use search_core::{ErrorKind, FieldError, ScoreError};
 use segment::SegmentError;
 use segment::catalog::NotHeld;
 use service_kit::compute::ComputeError;
@@ -11,19 +11,9 @@ pub enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Invalid(#[from] FieldError),
-    /// The replica does not have the snapshot.
+    /// The replica does not have the snapshot, or not this shard of it.
     #[error(transparent)]
-    SnapshotNotHeld(#[from] NotHeld),
-    /// The replica does not serve the shard.
-    #[error("shard {shard} of {collection} is not held, but {held:?} are")]
-    ShardNotHeld {
-        /// What was asked for.
-        shard: u32,
-        /// The collection.
-        collection: CollectionName,
-        /// The shards that are held.
-        held: Vec<u32>,
-    },
+    NotHeld(#[from] NotHeld),
     /// The answer would be larger than a message may be.
     #[error("the passages have more than {limit_bytes} bytes; fetch fewer at a time")]
     AnswerTooLarge {
@@ -50,8 +40,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
-            Self::SnapshotNotHeld(not_held) => not_held.kind(),
-            Self::ShardNotHeld { .. } => ErrorKind::FailedPrecondition,
+            Self::NotHeld(not_held) => not_held.kind(),
             Self::AnswerTooLarge { .. } => ErrorKind::ResourceExhausted,
             Self::Segment(error) => error.kind(),
             Self::Score(_) | Self::Index(_) => ErrorKind::Internal,

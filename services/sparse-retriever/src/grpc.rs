@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use search_core::{Address, FieldError, ParsedQuery};
-use search_proto::common::{
-    DescribeRequest, DescribeResponse, HeldSnapshot, RefusedSegment, Snapshot,
-};
+use search_core::{FieldError, ParsedQuery};
+use search_proto::common::{DescribeRequest, DescribeResponse, Snapshot};
 use search_proto::convert;
 use search_proto::sparse::sparse_retriever_service_server::{
     SparseRetrieverService, SparseRetrieverServiceServer,
@@ -14,7 +12,6 @@ use search_proto::sparse::{
     FetchRequest, FetchResponse, Passage, ScoreRequest, ScoreResponse, SearchRequest,
     SearchResponse,
 };
-use segment::catalog;
 use segment::documents::StoredPassage;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
@@ -68,8 +65,7 @@ impl SparseRetrieverService for App {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let snapshots = self.held().into_iter().map(held_to_wire).collect();
-        Ok(Response::new(DescribeResponse { snapshots }))
+        Ok(Response::new(convert::held_to_wire(self.held())))
     }
 }
 
@@ -95,7 +91,7 @@ impl App {
         let place = place(&request, |wire| (wire.snapshot.as_ref(), wire.shard))?;
         let wire = request.into_inner();
         let query = parse_query(&wire.query)?;
-        let addresses = check_addresses(&wire.addresses, MAX_ADDRESSES)?;
+        let addresses = convert::addresses_from_wire(&wire.addresses, MAX_ADDRESSES)?;
         let scored = self.score(place, query, addresses).await?;
         let timing = Some(timing(&scored));
         let scores = scored.value;
@@ -114,7 +110,7 @@ impl App {
             true => (Wanted::DocumentId, MAX_ADDRESSES),
             false => (Wanted::Everything, MAX_TEXTS),
         };
-        let addresses = check_addresses(&wire.addresses, most)?;
+        let addresses = convert::addresses_from_wire(&wire.addresses, most)?;
         let fetched = self.fetch(place, addresses, wanted).await?;
         let timing = Some(timing(&fetched));
         let positions = fetched.value.iter().zip(0..);
@@ -162,14 +158,6 @@ fn check_range(field: &str, value: usize, most: usize) -> Result<usize, FieldErr
     ))
 }
 
-fn check_addresses(addresses: &[u64], most: usize) -> Result<Vec<Address>, FieldError> {
-    if (1..=most).contains(&addresses.len()) {
-        return Ok(convert::addresses_from_wire(addresses));
-    }
-    let message = format!("has {} addresses, must have 1 to {most}", addresses.len());
-    Err(FieldError::new("addresses", message))
-}
-
 fn timing<T>(computed: &Computed<T>) -> search_proto::common::Timing {
     convert::timing_to_wire(computed.queue, computed.compute)
 }
@@ -182,26 +170,4 @@ fn passage_to_wire(passage: Option<StoredPassage>) -> Passage {
         metadata_json: stored.metadata_json,
         passage: stored.passage,
     })
-}
-
-fn held_to_wire(held: catalog::HeldSnapshot) -> HeldSnapshot {
-    HeldSnapshot {
-        snapshot: Some(Snapshot {
-            collection: held.collection.into(),
-            number: held.number,
-        }),
-        shards: held.shards,
-        held_shards: held.held_shards,
-        encoder_fingerprint: held.encoder_fingerprint,
-        passages: held.passages,
-        refused_segments: held.refused.into_iter().map(refused_to_wire).collect(),
-    }
-}
-
-fn refused_to_wire(refused: catalog::RefusedSegment) -> RefusedSegment {
-    RefusedSegment {
-        segment: refused.segment,
-        shard: refused.shard,
-        reason: refused.reason,
-    }
 }

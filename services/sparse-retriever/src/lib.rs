@@ -5,7 +5,6 @@
 //! every score its one canonical value, and `fetch` reads the texts of those that were chosen in the end.
 
 pub mod app;
-pub mod config;
 pub mod error;
 mod fetch;
 #[cfg(test)]
@@ -13,14 +12,15 @@ mod fixture;
 mod grpc;
 mod loader;
 mod margin;
+mod pace;
 pub mod query;
 mod score;
 pub mod search;
 pub mod statistics;
 
 pub use app::App;
-pub use config::{Config, RawConfig};
 pub use error::Error;
+pub use service_kit::replica::{RawReplicaConfig as RawConfig, ReplicaConfig as Config};
 
 /// The name of the stage, of its part of a segment, and of its section in the configuration.
 pub const STAGE: &str = "sparse";

@@ -1,16 +1,13 @@
 //! What this service makes of a snapshot: the inverted index of each segment, and the statistics of the whole.
 
 use segment::SegmentError;
-use segment::catalog::{PartLoader, SegmentFiles, ServedSegment, ServedSnapshot, SnapshotFiles};
+use segment::catalog::{PartLoader, SegmentFiles, ServedShard, SnapshotFiles};
 use segment::checksum::FileEntry;
 use segment::manifest::{Manifest, Stage};
 use segment::sparse::{Analyzer, SparseIndex, Statistics};
 
-/// A snapshot with its inverted indices.
-pub(crate) type Snapshot = ServedSnapshot<SparseLoader>;
-
-/// One segment of it.
-pub(crate) type Segment = ServedSegment<SparseLoader>;
+/// A shard with its inverted indices.
+pub(crate) type Shard = ServedShard<SparseLoader>;
 
 /// Opens sparse parts.
 pub(crate) struct SparseLoader;

@@ -69,7 +69,7 @@ impl LexicalQuery {
                 .iter()
                 .filter(|clause| clause.occur != Occur::MustNot)
         };
-        let finder = match wanted().count() {
+        let weight = match wanted().count() {
             0 => None,
             // tantivy rewrites a union of one and would search it without pruning
             1 => wanted()
@@ -79,8 +79,19 @@ impl LexicalQuery {
                 .map(|(_, weight)| weight),
             _ => Some(union(wanted()).weight(scoring)?),
         };
+        let finder = weight.map(|weight| Finder {
+            weight,
+            prunes: can_prune(wanted()),
+        });
         Ok(WeightedQuery { clauses, finder })
     }
+}
+
+/// tantivy prunes unions and intersections of terms; phrases, and unions of which a part is required, are walked through.
+fn can_prune<'a>(clauses: impl Iterator<Item = &'a LexicalClause> + Clone) -> bool {
+    let all_are = |occur| clauses.clone().all(|clause| clause.occur == occur);
+    let terms_only = clauses.clone().all(|clause| clause.terms.len() == 1);
+    terms_only && (all_are(Occur::Should) || all_are(Occur::Must))
 }
 
 fn union<'a>(clauses: impl Iterator<Item = &'a LexicalClause>) -> BooleanQuery {
@@ -129,7 +140,14 @@ pub struct WeightedQuery {
     /// In the order of the query: scores are summed in this order.
     pub(crate) clauses: Vec<(Occur, Box<dyn Weight>)>,
     /// Finds what the clauses look for, with no regard to what they exclude. `None`: no clause says what to look for.
-    pub(crate) finder: Option<Box<dyn Weight>>,
+    pub(crate) finder: Option<Finder>,
+}
+
+/// What the index looks for.
+pub(crate) struct Finder {
+    pub(crate) weight: Box<dyn Weight>,
+    /// Whether the index skips passages below a threshold. Otherwise it visits every match.
+    pub(crate) prunes: bool,
 }
 
 #[cfg(test)]

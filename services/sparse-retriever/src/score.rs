@@ -10,6 +10,7 @@ use tantivy::query::{Scorer, Weight};
 use tantivy::{DocId, SegmentReader};
 
 use crate::error::Error;
+use crate::pace::Pace;
 use crate::query::WeightedQuery;
 
 /// Scores of given passages, parallel to their addresses.
@@ -35,7 +36,7 @@ impl Scores {
 }
 
 /// Scores the passages. `locate` gives the index of the segment of an address, if the passage is there; `proceed` is asked before
-/// each segment.
+/// each segment, and now and then within.
 pub(crate) fn score<'a>(
     query: &WeightedQuery,
     addresses: &[Address],
@@ -50,8 +51,8 @@ pub(crate) fn score<'a>(
     by_address.sort_unstable();
     for in_segment in by_address.chunk_by(|(left, _), (right, _)| left.segment() == right.segment())
     {
-        proceed()?;
-        score_segment(query, in_segment, &locate, &mut scores)?;
+        let pace = Pace::start(&proceed)?;
+        score_segment(query, in_segment, &locate, &mut scores, pace)?;
     }
     scores.excluded.sort_unstable();
     scores.unknown.sort_unstable();
@@ -63,9 +64,11 @@ fn score_segment<'a>(
     passages: &[(Address, u32)],
     locate: impl Fn(Address) -> Option<&'a SparseIndex>,
     scores: &mut Scores,
+    mut pace: Pace<'_>,
 ) -> Result<(), Error> {
     let mut scorers = None;
     for &(address, position) in passages {
+        pace.step()?;
         let Some(index) = locate(address) else {
             scores.unknown.push(position);
             continue;

@@ -12,10 +12,12 @@ use search_core::{Address, Candidate, Score};
 use segment::bitmap::Bitmap;
 use segment::documents::Documents;
 use segment::sparse::{SparseIndex, Statistics};
+use tantivy::{SegmentReader, TERMINATED};
 
 use crate::error::Error;
 use crate::margin::Margin;
-use crate::query::WeightedQuery;
+use crate::pace::Pace;
+use crate::query::{Finder, WeightedQuery};
 use crate::score::{ClauseScorers, Exclusions};
 
 /// Smallest buffer of survivors, so that tiny limits do not select at every passage.
@@ -33,7 +35,7 @@ pub struct Target<'a> {
     pub allowed: Box<dyn Fn() -> Option<Arc<Bitmap>> + 'a>,
 }
 
-/// Searches the targets one after the other and merges. `proceed` is asked before each.
+/// Searches the targets one after the other and merges. `proceed` is asked before each, and now and then within.
 pub fn search(
     query: &WeightedQuery,
     statistics: &Statistics,
@@ -43,13 +45,13 @@ pub fn search(
 ) -> Result<Vec<Candidate>, Error> {
     let mut best: Vec<Hit<'_>> = Vec::new();
     for target in targets {
-        proceed()?;
+        let pace = Pace::start(&proceed)?;
         // once there are enough, a segment only has to give what can enter
         let worst = best
             .last()
             .filter(|_| best.len() == limit)
             .map(|hit| hit.score);
-        let found = search_segment(query, statistics, target, limit, worst)?;
+        let found = search_segment(query, statistics, target, limit, worst, pace)?;
         let hit = |Scored { score, ordinal }| Hit {
             score,
             target,
@@ -116,6 +118,7 @@ fn search_segment(
     target: &Target<'_>,
     limit: usize,
     worst: Option<f32>,
+    pace: Pace<'_>,
 ) -> Result<Vec<Scored>, Error> {
     let Some(finder) = &query.finder else {
         return Ok(Vec::new());
@@ -132,15 +135,53 @@ fn search_segment(
         scores: Vec::new(),
         exclusions: Exclusions::open(query, reader)?,
         scorers: ClauseScorers::open(query, reader)?,
+        pace,
     };
     worst
         .into_iter()
         .for_each(|worst| survivors.raise_floor(worst));
-    finder.for_each_pruning(survivors.threshold(), reader, &mut |ordinal, score| {
-        survivors.offer(Scored { score, ordinal });
-        survivors.threshold()
-    })?;
-    Ok(survivors.into_best())
+    match finder.prunes {
+        true => offer_contenders(finder, reader, &mut survivors)?,
+        false => offer_all(finder, reader, &mut survivors)?,
+    }
+    survivors.into_best()
+}
+
+/// Offers what pruning does not rule out.
+fn offer_contenders(
+    finder: &Finder,
+    reader: &SegmentReader,
+    survivors: &mut Survivors<'_>,
+) -> Result<(), Error> {
+    let threshold = survivors.threshold();
+    let mut offered = Ok(());
+    let mut offer = |ordinal, score| {
+        offered = survivors.offer(Scored { score, ordinal });
+        match offered {
+            Ok(()) => survivors.threshold(),
+            // nothing reaches this: the walk ends
+            Err(_) => f32::INFINITY,
+        }
+    };
+    let weight = &finder.weight;
+    weight.for_each_pruning(threshold, reader, &mut offer)?;
+    offered
+}
+
+/// Offers every match. Where the index cannot prune, a threshold would not end its walk: so the walk is made here.
+fn offer_all(
+    finder: &Finder,
+    reader: &SegmentReader,
+    survivors: &mut Survivors<'_>,
+) -> Result<(), Error> {
+    let mut scorer = finder.weight.scorer(reader, 1.0)?;
+    let mut ordinal = scorer.doc();
+    while ordinal != TERMINATED {
+        let score = scorer.score();
+        survivors.offer(Scored { score, ordinal })?;
+        ordinal = scorer.advance();
+    }
+    Ok(())
 }
 
 /// What pruning has not ruled out so far. Passages come in the order of their ordinals.
@@ -158,6 +199,7 @@ struct Survivors<'a> {
     scores: Vec<f32>,
     exclusions: Exclusions,
     scorers: ClauseScorers,
+    pace: Pace<'a>,
 }
 
 impl Survivors<'_> {
@@ -165,13 +207,15 @@ impl Survivors<'_> {
         self.margin.threshold(self.floor)
     }
 
-    fn offer(&mut self, passage: Scored) {
+    fn offer(&mut self, passage: Scored) -> Result<(), Error> {
+        self.pace.step()?;
         if passage.score > self.floor && self.may_be_returned(passage.ordinal) {
             self.pending.push(passage);
             if self.pending.len() >= self.capacity() {
-                self.compact();
+                self.compact()?;
             }
         }
+        Ok(())
     }
 
     fn may_be_returned(&mut self, ordinal: u32) -> bool {
@@ -184,11 +228,12 @@ impl Survivors<'_> {
     }
 
     /// Makes room: by a higher floor, and where ties defeat it, by canonical scores.
-    fn compact(&mut self) {
+    fn compact(&mut self) -> Result<(), Error> {
         self.find_floor();
         if self.pending.len() > self.capacity() / 4 * 3 {
-            self.settle();
+            self.settle()?;
         }
+        Ok(())
     }
 
     /// Raises the floor to what the best so far demand, and drops what lies below.
@@ -214,8 +259,9 @@ impl Survivors<'_> {
     }
 
     /// Gives all pending passages their canonical scores and keeps the best.
-    fn settle(&mut self) {
+    fn settle(&mut self) -> Result<(), Error> {
         for Scored { ordinal, .. } in self.pending.drain(..) {
+            self.pace.step()?;
             let score = self.scorers.score(ordinal);
             debug_assert!(
                 score.is_some(),
@@ -232,13 +278,14 @@ impl Survivors<'_> {
             self.settled.truncate(self.limit);
             self.raise_floor(worst);
         }
+        Ok(())
     }
 
-    fn into_best(mut self) -> Vec<Scored> {
+    fn into_best(mut self) -> Result<Vec<Scored>, Error> {
         self.find_floor();
-        self.settle();
+        self.settle()?;
         self.settled.sort_unstable_by(best_first);
-        self.settled
+        Ok(self.settled)
     }
 }
 

@@ -14,6 +14,7 @@ use service_kit::compute::ComputeError;
 
 use super::*;
 use crate::fixture::{Corpus, Oracle, document, zipf_text, zipf_word};
+use crate::pace::STEPS_PER_CHECK;
 use crate::score::score;
 
 const VOCABULARY: u32 = 40;
@@ -277,6 +278,41 @@ fn a_query_without_terms_finds_nothing() {
         assert_eq!(find(&corpus, query, 10), []);
     }
     assert_eq!(find(&corpus, "w2", 10), []);
+}
+
+#[test]
+fn work_stops_inside_a_segment() {
+    let many = STEPS_PER_CHECK as usize * 3;
+    let corpus = Corpus::build(&[document("a", "", &vec!["w1 w2"; many])], 1, |_| 0);
+    let asked = std::cell::Cell::new(0);
+    let stop_at_second = || {
+        asked.set(asked.get() + 1);
+        match asked.get() {
+            1 => Ok(()),
+            _ => Err(Error::Compute(ComputeError::DeadlineExceeded)),
+        }
+    };
+    let assert_stopped = |result: Result<(), Error>, what: &str| {
+        let is_late = matches!(result, Err(Error::Compute(ComputeError::DeadlineExceeded)));
+        assert!(is_late && asked.take() == 2, "{what}");
+    };
+    for text in [
+        "w1",
+        "w1 w2",
+        "+w1 +w2",
+        "+w1 w2",
+        "\"w1 w2\"",
+        "\"w1 w2\" w1",
+    ] {
+        for limit in [10, many] {
+            let (query, targets) = (corpus.weigh(text), corpus.targets());
+            let found = search(&query, &corpus.statistics, &targets, limit, stop_at_second);
+            assert_stopped(found.map(|_| ()), text);
+        }
+    }
+    let (query, locate) = (corpus.weigh("w1"), |address| corpus.locate(address));
+    let scored = score(&query, &corpus.addresses(), locate, stop_at_second);
+    assert_stopped(scored.map(|_| ()), "scoring");
 }
 
 #[test]

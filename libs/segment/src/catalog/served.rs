@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use search_core::{Address, CollectionName, FieldError, Filter, error::ErrorKind};
+use search_core::{
+    Address, CollectionName, ErrorKind, FieldError, Filter, HeldSnapshot, RefusedSegment,
+};
 
 use super::PartLoader;
 use crate::{
@@ -71,17 +73,6 @@ impl<L: PartLoader> ServedSegment<L> {
         }
         Some(Arc::new(allowed))
     }
-}
-
-/// A segment that is not served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedSegment {
-    /// Segment number.
-    pub segment: u32,
-    /// The shard that it belongs to.
-    pub shard: u32,
-    /// What is wrong with it: names the file.
-    pub reason: String,
 }
 
 /// A snapshot ready to be searched.
@@ -162,67 +153,91 @@ impl<L: PartLoader> ServedSnapshot<L> {
     }
 }
 
-/// What a replica announces of a snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldSnapshot {
-    /// The collection.
-    pub collection: CollectionName,
-    /// Manifest number.
-    pub number: u64,
-    /// Shards of the collection.
-    pub shards: u32,
-    /// The shards that are served, ascending. Never empty.
-    pub held_shards: Vec<u32>,
-    /// Fingerprint of the encoder. Empty: no vectors.
-    pub encoder_fingerprint: String,
-    /// Live passages of the served segments.
-    pub passages: u64,
-    /// Segments that were refused.
-    pub refused: Vec<RefusedSegment>,
+/// One shard of a served snapshot.
+pub struct ServedShard<L: PartLoader> {
+    /// The snapshot.
+    pub snapshot: Arc<ServedSnapshot<L>>,
+    /// The shard.
+    pub number: u32,
 }
 
-/// The snapshot that was asked for is not here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct NotHeld {
-    /// The collection.
-    pub collection: CollectionName,
-    /// Manifest number.
-    pub number: u64,
-    /// The numbers that are held. Empty: the collection is not held at all.
-    pub held: Vec<u64>,
-    /// Why there may be less than there should be: what the last refresh could not do.
-    pub problem: Option<String>,
-}
-
-impl fmt::Display for NotHeld {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            collection,
-            number,
-            held,
-            problem,
-        } = self;
-        match held.as_slice() {
-            [] => write!(formatter, "no collection {collection} is held")?,
-            held => write!(
-                formatter,
-                "snapshot {number} of {collection} is not held, but {held:?} are"
-            )?,
-        }
-        problem
-            .iter()
-            .try_for_each(|problem| write!(formatter, " ({problem})"))
+impl<L: PartLoader> ServedShard<L> {
+    /// Its served segments.
+    pub fn segments(&self) -> impl Iterator<Item = &ServedSegment<L>> {
+        self.snapshot.segments_of(self.number)
     }
+
+    /// How many of its segments were refused.
+    #[must_use]
+    pub fn refused_segments(&self) -> u32 {
+        self.snapshot.refused_of(self.number)
+    }
+
+    /// The segment of a passage of this shard that is served and not deleted.
+    #[must_use]
+    pub fn locate(&self, address: Address) -> Option<&ServedSegment<L>> {
+        self.snapshot
+            .locate(address)
+            .filter(|segment| segment.shard == self.number)
+    }
+}
+
+/// What was asked for is not here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHeld {
+    /// The snapshot is not.
+    #[error(fmt = snapshot_not_held)]
+    Snapshot {
+        /// Manifest number.
+        number: u64,
+        /// The collection.
+        collection: CollectionName,
+        /// The numbers that are held. Empty: the collection is not held at all.
+        held: Vec<u64>,
+        /// Why there may be less than there should be: what the last refresh could not do.
+        problem: Option<String>,
+    },
+    /// The snapshot is, but not this shard of it.
+    #[error("shard {shard} of {collection} is not held, but {held:?} are")]
+    Shard {
+        /// What was asked for.
+        shard: u32,
+        /// The collection.
+        collection: CollectionName,
+        /// The shards that are held.
+        held: Vec<u32>,
+    },
+}
+
+fn snapshot_not_held(
+    number: &u64,
+    collection: &CollectionName,
+    held: &[u64],
+    problem: &Option<String>,
+    formatter: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    match held {
+        [] => write!(formatter, "no collection {collection} is held")?,
+        held => write!(
+            formatter,
+            "snapshot {number} of {collection} is not held, but {held:?} are"
+        )?,
+    }
+    problem
+        .iter()
+        .try_for_each(|problem| write!(formatter, " ({problem})"))
 }
 
 impl NotHeld {
     /// Which kind of failure this is for a caller.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        match (self.held.is_empty(), &self.problem) {
-            (true, None) => ErrorKind::NotFound,
-            (true, Some(_)) => ErrorKind::Unavailable,
-            (false, _) => ErrorKind::FailedPrecondition,
+        match self {
+            Self::Snapshot { held, problem, .. } if held.is_empty() => match problem {
+                None => ErrorKind::NotFound,
+                Some(_) => ErrorKind::Unavailable,
+            },
+            Self::Snapshot { .. } | Self::Shard { .. } => ErrorKind::FailedPrecondition,
         }
     }
 }

@@ -332,7 +332,23 @@ async fn only_selected_shards_are_held() {
     );
     let snapshot = mesh.get(1);
     assert!(snapshot.has_shard(1) && !snapshot.has_shard(0));
-    assert_eq!(snapshot.segments_of(1).count(), 1);
+    let shard = |number| {
+        let (collection, snapshot) = (name(), 1);
+        let of = SnapshotId {
+            collection,
+            number: snapshot,
+        };
+        mesh.catalog.shard(&of, number)
+    };
+    assert_eq!(shard(1).ok().unwrap().segments().count(), 1);
+    let error = shard(0).err().unwrap();
+    assert_eq!(
+        (error.to_string().as_str(), error.kind()),
+        (
+            "shard 0 of test is not held, but [1] are",
+            ErrorKind::FailedPrecondition
+        )
+    );
     let elsewhere = Catalog::new(
         mesh.store.clone(),
         Loader::default(),
@@ -381,10 +397,7 @@ async fn a_collection_that_disappears_is_dropped_and_one_made_anew_is_loaded() {
 async fn following_notices_pokes_and_the_clock() {
     let mesh = mesh(ShardSelection::All);
     let catalog = Arc::new(mesh.catalog);
-    let follower = {
-        let catalog = Arc::clone(&catalog);
-        tokio::spawn(async move { catalog.follow(Duration::from_secs(3600)).await })
-    };
+    let following = catalog.keep_following(Duration::from_secs(3600), || ());
     let first = Draft::after(&mesh.store, &empty(1))
         .await
         .segment(0, &["a"])
@@ -399,5 +412,28 @@ async fn following_notices_pokes_and_the_clock() {
     assert!(catalog.get(&name(), 2).is_err());
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(catalog.get(&name(), 2).is_ok());
-    follower.abort();
+    drop(following);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(Arc::strong_count(&catalog), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_says_once_that_the_store_could_be_listed() {
+    let mesh = mesh(ShardSelection::All);
+    let collections = mesh.folder.path().join("collections");
+    // A link to itself is no folder, and no missing one either.
+    std::os::unix::fs::symlink(&collections, &collections).unwrap();
+    let (catalog, calls) = (Arc::new(mesh.catalog), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&calls);
+    let _following = catalog.keep_following(Duration::from_secs(1), move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let calls_after = async |seconds| {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        calls.load(Ordering::Relaxed)
+    };
+    assert_eq!(calls_after(10).await, 0);
+    std::fs::remove_file(&collections).unwrap();
+    assert_eq!(calls_after(10).await, 1);
+    assert_eq!(calls_after(10).await, 1);
 }

@@ -267,6 +267,28 @@ fn it_stops_when_it_is_told_to() {
 }
 
 #[test]
+fn little_work_stays_on_the_calling_thread() {
+    let on_this_thread = || {
+        assert_eq!(rayon::current_thread_index(), None);
+        Ok(())
+    };
+    for graph_min_passages in [u32::MAX, 1] {
+        let segments = segments(5, 500, graph_min_passages);
+        let targets = targets(&segments, |_| None);
+        for plan in [
+            EXACT,
+            Plan {
+                limit: 10,
+                prefix_depth: 100,
+                has_good_prefixes: true,
+            },
+        ] {
+            search(&query(1), &targets, plan, on_this_thread).unwrap();
+        }
+    }
+}
+
+#[test]
 fn nothing_to_search_gives_nothing() {
     assert!(search(&query(1), &[], EXACT, || Ok(())).unwrap().is_empty());
     let segments = segments(2, 100, u32::MAX);

@@ -1,21 +1,22 @@
-//! Settings of the service.
+//! Settings of a service that holds shards of what is stored, and computes on threads of its own.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use service_kit::Problems;
+
+use crate::Problems;
 
 /// Longer than this, a replica would not be taken for one that follows its collections.
 const MAX_REFRESH_INTERVAL_MS: u64 = 600_000;
-/// More threads than any machine has.
-const MAX_THREADS: usize = 1024;
-/// A thousand waiting searches of some milliseconds are seconds already.
+/// As many threads as most machines have cores, and as many as an index has to make room for.
+pub const MAX_COMPUTE_THREADS: usize = 256;
+/// A thousand waiting requests of some milliseconds are seconds already.
 const MAX_QUEUE: usize = 65_536;
 
 /// The section as it stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawConfig {
+pub struct RawReplicaConfig {
     /// The shards to serve; empty: all.
     pub shards: Vec<u32>,
     /// Requests that are computed at once; 0: one for each core.
@@ -26,7 +27,7 @@ pub struct RawConfig {
     pub refresh_interval_ms: u64,
 }
 
-impl Default for RawConfig {
+impl Default for RawReplicaConfig {
     fn default() -> Self {
         Self {
             shards: Vec::new(),
@@ -40,21 +41,25 @@ impl Default for RawConfig {
 
 /// The checked section.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    pub(crate) shards: Vec<u32>,
-    pub(crate) compute_threads: usize,
-    pub(crate) compute_queue: usize,
-    pub(crate) refresh_interval: Duration,
+pub struct ReplicaConfig {
+    /// The shards to serve; empty: all.
+    pub shards: Vec<u32>,
+    /// Requests that are computed at once, and threads for them.
+    pub compute_threads: usize,
+    /// Requests that may wait for a compute thread.
+    pub compute_queue: usize,
+    /// How often new snapshots are looked for.
+    pub refresh_interval: Duration,
 }
 
-impl RawConfig {
+impl RawReplicaConfig {
     /// Notes every mistake; `path` is the section's name.
-    pub fn validate(self, path: &str, problems: &mut Problems) -> Config {
+    pub fn validate(self, path: &str, problems: &mut Problems) -> ReplicaConfig {
         let field = |name: &str| format!("{path}.{name}");
         problems.require(
-            self.compute_threads <= MAX_THREADS,
+            self.compute_threads <= MAX_COMPUTE_THREADS,
             field("compute_threads"),
-            || format!("must be 0 (one for each core) to {MAX_THREADS}"),
+            || format!("must be 0 (one for each core) to {MAX_COMPUTE_THREADS}"),
         );
         problems.require(
             self.compute_queue <= MAX_QUEUE,
@@ -70,24 +75,23 @@ impl RawConfig {
         self.unchecked()
     }
 
-    fn unchecked(self) -> Config {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Config {
+    fn unchecked(self) -> ReplicaConfig {
+        let threads = match self.compute_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        ReplicaConfig {
             shards: self.shards,
-            compute_threads: if self.compute_threads == 0 {
-                cores
-            } else {
-                self.compute_threads
-            },
+            compute_threads: threads.min(MAX_COMPUTE_THREADS),
             compute_queue: self.compute_queue,
             refresh_interval: Duration::from_millis(self.refresh_interval_ms),
         }
     }
 }
 
-impl Default for Config {
+impl Default for ReplicaConfig {
     fn default() -> Self {
-        RawConfig::default().unchecked()
+        RawReplicaConfig::default().unchecked()
     }
 }
 
@@ -98,13 +102,13 @@ mod tests {
     #[test]
     fn all_mistakes_are_noted() {
         let mut problems = Problems::default();
-        let raw = RawConfig {
+        let raw = RawReplicaConfig {
             compute_threads: 5000,
             compute_queue: 100_000,
             refresh_interval_ms: 0,
-            ..RawConfig::default()
+            ..RawReplicaConfig::default()
         };
-        raw.validate("sparse", &mut problems);
+        raw.validate("replica", &mut problems);
         let paths: Vec<_> = problems
             .iter()
             .map(|problem| problem.path.as_str())
@@ -112,9 +116,9 @@ mod tests {
         assert_eq!(
             paths,
             [
-                "sparse.compute_threads",
-                "sparse.compute_queue",
-                "sparse.refresh_interval_ms"
+                "replica.compute_threads",
+                "replica.compute_queue",
+                "replica.refresh_interval_ms"
             ]
         );
     }
@@ -123,8 +127,8 @@ mod tests {
     fn defaults_are_right() {
         let mut problems = Problems::default();
         assert_eq!(
-            RawConfig::default().validate("sparse", &mut problems),
-            Config::default()
+            RawReplicaConfig::default().validate("replica", &mut problems),
+            ReplicaConfig::default()
         );
         assert!(problems.is_empty());
     }

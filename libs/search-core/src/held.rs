@@ -1,0 +1,33 @@
+//! What a replica announces of the snapshots that it serves.
+
+use crate::CollectionName;
+
+/// A snapshot that a replica serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSnapshot {
+    /// The collection.
+    pub collection: CollectionName,
+    /// Manifest number.
+    pub number: u64,
+    /// Shards of the collection.
+    pub shards: u32,
+    /// The shards that are served, ascending. Never empty.
+    pub held_shards: Vec<u32>,
+    /// Fingerprint of the encoder. Empty: no vectors.
+    pub encoder_fingerprint: String,
+    /// Live passages of the served segments.
+    pub passages: u64,
+    /// Segments that were refused.
+    pub refused: Vec<RefusedSegment>,
+}
+
+/// A segment that is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedSegment {
+    /// Segment number.
+    pub segment: u32,
+    /// The shard that it belongs to.
+    pub shard: u32,
+    /// What is wrong with it: names the file.
+    pub reason: String,
+}
