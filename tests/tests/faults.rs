@@ -15,7 +15,7 @@ use search_proto::index::{
 use search_proto::search::{SearchRequest, SearchResponse, StageReason, StageReport, StageStatus};
 use search_proto::sparse::sparse_retriever_service_client::SparseRetrieverServiceClient;
 use testkit::corpus::{Document, animals, wordy};
-use testkit::{COLLECTION, Mesh, MeshOptions, request};
+use testkit::{COLLECTION, Mesh, MeshOptions, end_of_lines, request};
 use tokio_stream::StreamExt;
 use tonic::{Code, Streaming};
 
@@ -338,7 +338,7 @@ fn zebras() -> Vec<Document> {
 }
 
 /// A run of [`zebras`] whose caller has sent all lines.
-fn zebra_messages(mesh: &Mesh) -> [IndexRequest; 2] {
+fn zebra_messages(mesh: &Mesh) -> [IndexRequest; 3] {
     let lines = zebras().iter().map(Document::line).collect();
     let lines = Lines {
         file: "zebras.jsonl".to_owned(),
@@ -353,6 +353,7 @@ fn zebra_messages(mesh: &Mesh) -> [IndexRequest; 2] {
         IndexRequest {
             part: Some(index_request::Part::Lines(lines)),
         },
+        end_of_lines(),
     ]
 }
 
@@ -387,7 +388,9 @@ async fn an_interrupted_run_changes_nothing_and_completes_when_repeated() {
         .await
         .unwrap();
     // The caller goes away before it has ended its lines.
-    let unended = tokio_stream::iter(zebra_messages(&mesh)).chain(tokio_stream::pending());
+    let unended = tokio_stream::iter(zebra_messages(&mesh))
+        .take(2)
+        .chain(tokio_stream::pending());
     let mut events = mesh
         .index_client()
         .index(unended)

@@ -85,10 +85,32 @@ impl Value {
     }
 }
 
+/// Conditions and listed values of a whole filter: each is looked up for every document of a segment.
+pub const MAX_SIZE: usize = 8192;
+
 impl Filter {
     /// Checks every limit. The path of an error starts below the filter itself, as in `all_of.filters[2].range.lower`.
     pub fn validate(&self) -> Result<(), FieldError> {
-        self.validate_at(1)
+        self.validate_at(1)?;
+        let size = self.size();
+        if size > MAX_SIZE {
+            let message =
+                format!("has {size} conditions and values in all; at most {MAX_SIZE} are allowed");
+            return Err(FieldError::new("", message));
+        }
+        Ok(())
+    }
+
+    /// Conditions and listed values in all.
+    fn size(&self) -> usize {
+        match self {
+            Self::AllOf(filters) | Self::AnyOf(filters) => {
+                1 + filters.iter().map(Self::size).sum::<usize>()
+            }
+            Self::Not(filter) => 1 + filter.size(),
+            Self::OneOf { values, .. } => values.len(),
+            Self::Equals { .. } | Self::Range { .. } | Self::Exists { .. } => 1,
+        }
     }
 
     fn validate_at(&self, depth: usize) -> Result<(), FieldError> {

@@ -9,7 +9,7 @@
 //!            | value ("<" | "<=") field ("<" | "<=") value
 //! ```
 //!
-//! Keywords are case-insensitive. A value is a number, `true`, `false`, a "quoted string" (`\"` and `\\` inside) or a bare word,
+//! Keywords are case-insensitive. A value is a number, `true`, `false`, a "quoted" or 'quoted' string (`\"` and `\\` inside) or a bare word,
 //! which is a string too. A field is a bare word, or quoted where it has other characters. [`Filter`]'s `Display` prints this
 //! grammar, and what it prints is read back as the same filter.
 
@@ -82,8 +82,8 @@ fn tokenize(text: &str) -> Result<Vec<Token>, FilterSyntaxError> {
 }
 
 fn next_token(rest: &str, at: usize) -> Result<(TokenKind, usize), FilterSyntaxError> {
-    if rest.starts_with('"') {
-        return quoted(rest, at);
+    if let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        return quoted(rest, quote, at);
     }
     if let Some(symbol) = SYMBOLS.into_iter().find(|symbol| rest.starts_with(symbol)) {
         return Ok((TokenKind::Symbol(symbol), symbol.len()));
@@ -104,12 +104,12 @@ fn is_word(character: char) -> bool {
     !character.is_whitespace() && !"!<>=(),\"".contains(character)
 }
 
-fn quoted(rest: &str, at: usize) -> Result<(TokenKind, usize), FilterSyntaxError> {
+fn quoted(rest: &str, quote: char, at: usize) -> Result<(TokenKind, usize), FilterSyntaxError> {
     let mut text = String::new();
     let mut characters = rest.char_indices().skip(1);
     while let Some((offset, character)) = characters.next() {
         match character {
-            '"' => return Ok((TokenKind::Quoted(text), offset + 1)),
+            _ if character == quote => return Ok((TokenKind::Quoted(text), offset + 1)),
             '\\' => text.extend(characters.next().map(|(_, escaped)| escaped)),
             _ => text.push(character),
         }
@@ -616,6 +616,7 @@ mod tests {
         );
         assert_eq!(error("(year = 1"), "at byte 9: ')' was expected");
         assert_eq!(error("lang = \"en"), "at byte 7: this quote is not closed");
+        assert_eq!(error("lang = 'en"), "at byte 7: this quote is not closed");
         assert_eq!(
             error("lang ! en"),
             "at byte 5: '!' is no operator; did you mean '!='?"

@@ -13,7 +13,6 @@ pub mod held;
 pub mod query;
 pub mod report;
 pub mod score;
-pub mod top_k;
 
 pub use address::Address;
 pub use collection::{CollectionName, CollectionNameError, SnapshotId, shard_of};
@@ -24,4 +23,3 @@ pub use held::{HeldSnapshot, RefusedSegment};
 pub use query::{Clause, Occur, ParsedQuery, QueryError};
 pub use report::{StageReason, StageReport, StageStatus, micros};
 pub use score::{Candidate, Score, ScoreError, best_first};
-pub use top_k::TopK;

@@ -170,6 +170,19 @@ impl Store {
         }
     }
 
+    /// Whether [`Store::open`] understands the location, for the check of a configuration.
+    pub fn check_location(location: &str) -> Result<(), SegmentError> {
+        match location.split_once("://") {
+            None => Ok(()),
+            Some(("file", path)) if path.starts_with('/') && !path.contains('%') => Ok(()),
+            Some(("s3", _)) if cfg!(feature = "s3") => Ok(()),
+            Some(("s3", _)) => Err(SegmentError::invalid(format!(
+                "{location}: this program was built without the feature `s3`"
+            ))),
+            Some(_) => Err(unknown_location(location)),
+        }
+    }
+
     /// The collections that have at least one manifest, in order. Other folders are none of them.
     pub async fn collections(&self) -> Result<Vec<CollectionName>, SegmentError> {
         let root = Key::from(COLLECTIONS);
@@ -298,14 +311,8 @@ impl Store {
         check_plain(path)?;
         let key = key(name, path);
         let mut writer = BufWriter::new(Arc::clone(&self.objects), key.clone());
-        let streamed = match stream_file(local, &mut writer, &key).await {
-            Ok(streamed) => streamed,
-            Err(error) => {
-                // Parts of it may have arrived. The first error is the one to tell; leftovers age out.
-                let _ = writer.abort().await;
-                return Err(error);
-            }
-        };
+        // A writer that is dropped half-way leaves nothing readable; parts that have arrived age out.
+        let streamed = stream_file(local, &mut writer, &key).await?;
         Ok(FileEntry {
             path: path.to_owned(),
             bytes: streamed.bytes(),

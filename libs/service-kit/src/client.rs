@@ -130,6 +130,14 @@ pub fn with_deadline<T>(message: T, deadline: Option<Deadline>, now: Instant) ->
     request
 }
 
+/// Whether a channel can be made for the address, for the check of a configuration.
+///
+/// # Errors
+/// [`InvalidAddress`] when it is not of the form `host:port`.
+pub fn check_address(address: &str) -> Result<(), InvalidAddress> {
+    endpoint(address).map(drop)
+}
+
 fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
     let invalid = |cause| InvalidAddress {
         address: address.to_owned(),

@@ -17,4 +17,4 @@ mod mesh;
 
 pub use hash_encoder::HashEncoder;
 pub use hosting::Hosted;
-pub use mesh::{COLLECTION, IndexOutcome, Mesh, MeshOptions, filter, request};
+pub use mesh::{COLLECTION, IndexOutcome, Mesh, MeshOptions, end_of_lines, filter, request};

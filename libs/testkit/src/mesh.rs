@@ -11,8 +11,8 @@ use search_core::Filter;
 use search_proto::convert::filter_to_wire;
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::index::{
-    DeleteRequest, DeleteResponse, IndexEvent, IndexRequest, IndexSettings, IndexSummary,
-    InvalidLine, Lines, index_event, index_request,
+    DeleteRequest, DeleteResponse, EndOfLines, IndexEvent, IndexRequest, IndexSettings,
+    IndexSummary, InvalidLine, Lines, index_event, index_request,
 };
 use search_proto::search::search_service_client::SearchServiceClient;
 use search_proto::search::{SearchRequest, SearchResponse};
@@ -79,6 +79,14 @@ pub struct Mesh {
     sparse_apps: Vec<Arc<sparse_retriever::App>>,
     dense_apps: Vec<Arc<dense_retriever::App>>,
     orchestrator_app: Arc<orchestrator::App>,
+}
+
+/// The message that ends the lines of a run.
+#[must_use]
+pub fn end_of_lines() -> IndexRequest {
+    IndexRequest {
+        part: Some(index_request::Part::EndOfLines(EndOfLines {})),
+    }
 }
 
 impl Mesh {
@@ -229,7 +237,7 @@ impl Mesh {
         };
         let mut events = self
             .index_client()
-            .index(tokio_stream::iter([first, second]))
+            .index(tokio_stream::iter([first, second, end_of_lines()]))
             .await?
             .into_inner();
         let mut outcome = IndexOutcome::default();

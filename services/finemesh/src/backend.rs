@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::search::search_service_client::SearchServiceClient;
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, in_process};
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
 
 use crate::cli::GlobalArgs;
 use crate::config::Config;
@@ -42,17 +42,8 @@ impl Backend {
 
 async fn embedded(config: &Config, models: Models) -> Result<MeshChannel> {
     let server = mesh::all(config, models).await?;
-    let (listener, channel) = in_process("embedded");
-    // Ends with the process: a command that has its answer has no calls in flight.
-    tokio::spawn(async move {
-        if let Err(error) = server
-            .serve_in_process(listener, std::future::pending())
-            .await
-        {
-            tracing::error!(%error, "the embedded mesh ended");
-        }
-    });
-    Ok(channel)
+    // It ends with the process: a command that has its answer has no calls in flight.
+    Ok(mesh::pipe("embedded", &server))
 }
 
 fn arguments(global: &GlobalArgs) -> String {

@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use segment::store::Store;
 use serde::{Deserialize, Serialize};
+use service_kit::client::check_address;
 use service_kit::config::{ConfigError, Problems};
 use service_kit::{ServerLimits, TelemetryConfig};
 
+/// More calls than any process can have in flight.
+const MAX_CALLS: usize = 1_000_000;
 /// The public port of a mesh on one machine.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7700";
 
@@ -30,7 +34,7 @@ pub(crate) struct RawConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawServer {
-    /// `host:port`; port 0 takes a free one.
+    /// IP address and port; port 0 takes a free one.
     address: String,
     /// Calls in flight; more are refused.
     max_calls: usize,
@@ -158,7 +162,7 @@ impl RawConfig {
         self.telemetry.check("telemetry", problems);
         let server = self.server.validate(problems);
         Some(Config {
-            storage: self.storage.with_defaults(),
+            storage: self.storage.validate(problems),
             models: self.models.validate(problems),
             peers: self.peers.validate(problems),
             telemetry: self.telemetry,
@@ -175,9 +179,9 @@ impl RawConfig {
 impl RawServer {
     fn validate(self, problems: &mut Problems) -> Option<ServerConfig> {
         problems.require(
-            self.max_calls > 0,
+            (1..=MAX_CALLS).contains(&self.max_calls),
             "server.max_calls",
-            || "must be at least 1",
+            || format!("must be 1 to {MAX_CALLS}"),
         );
         let address = self
             .address
@@ -195,7 +199,8 @@ impl RawServer {
 }
 
 impl RawStorage {
-    fn with_defaults(self) -> StorageConfig {
+    fn validate(self, problems: &mut Problems) -> StorageConfig {
+        problems.check("storage.location", Store::check_location(&self.location));
         let default_location = || data_folder().display().to_string();
         StorageConfig {
             location: if self.location.is_empty() {
@@ -235,12 +240,7 @@ impl RawPeers {
         ];
         for (name, addresses) in lists {
             for (index, address) in addresses.iter().enumerate() {
-                let has_port = address
-                    .rsplit_once(':')
-                    .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-                problems.require(has_port, format!("peers.{name}[{index}]"), || {
-                    format!("{address:?} is not host:port")
-                });
+                problems.check(format!("peers.{name}[{index}]"), check_address(address));
             }
         }
         PeersConfig {

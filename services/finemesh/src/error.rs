@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use tonic::Status;
+use tonic::{Code, Status};
+
+use crate::output::printable;
 
 /// Something failed.
 const EXIT_FAILURE: u8 = 1;
@@ -11,7 +13,12 @@ const EXIT_FAILURE: u8 = 1;
 /// A status as a sentence: the server's message, and the code's word.
 pub(crate) fn readable(status: Status) -> anyhow::Error {
     let kind = service_kit::status::kind_of(&status);
-    anyhow::anyhow!("{} ({kind})", status.message())
+    match status.message() {
+        "" if status.code() == Code::Unimplemented => {
+            anyhow::anyhow!("the server at this address does not offer this service ({kind})")
+        }
+        message => anyhow::anyhow!("{} ({kind})", printable(message)),
+    }
 }
 
 /// Prints the error and its causes, and says how the process ends: 64 for configuration mistakes, else 1.

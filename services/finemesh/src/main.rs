@@ -11,6 +11,7 @@ mod error;
 mod json;
 mod mesh;
 mod models;
+mod output;
 mod progress;
 mod render;
 mod snippet;
@@ -28,6 +29,7 @@ use crate::backend::Backend;
 use crate::cli::{Cli, Command, CorpusCommand, GlobalArgs, Target};
 use crate::config::Config;
 use crate::mesh::Models;
+use crate::output::say;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::reader_has_gone(&error) => ExitCode::SUCCESS,
         Err(error) => error::report(&error),
     }
 }
@@ -57,6 +60,9 @@ fn run(cli: Cli) -> Result<()> {
     })?;
     let outcome = runtime.block_on(dispatch(cli.command, &cli.global, &config));
     telemetry.shutdown();
+    // The process ends now. Dropping the runtime would wait for a thread that still reads standard input, and would
+    // cancel looks at the store in the middle, which would then be logged as errors.
+    std::mem::forget(runtime);
     outcome
 }
 
@@ -114,7 +120,7 @@ fn telemetry_of(command: &Command, config: &Config) -> TelemetryConfig {
 
 fn check_config(file: &Path) -> Result<()> {
     config::load(Some(file))?;
-    println!("{}: no mistakes", file.display());
+    say(format_args!("{}: no mistakes", file.display()))?;
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures::FutureExt;
 use orchestrator::Peers;
 use search_proto::FILE_DESCRIPTOR_SET;
 use segment::store::Store;
-use service_kit::{MeshChannel, Server, ServerBuilder, in_process};
+use service_kit::{MeshChannel, Problems, Server, ServerBuilder, in_process};
 
 use crate::cli::Target;
 use crate::config::{Config, PeersConfig, StorageConfig};
@@ -126,7 +126,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
 }
 
 /// A channel to a server inside this process.
-fn pipe(name: &str, server: &Server) -> MeshChannel {
+pub(crate) fn pipe(name: &str, server: &Server) -> MeshChannel {
     let (listener, channel) = in_process(name);
     let server = server.clone();
     let name = name.to_owned();
@@ -147,10 +147,14 @@ fn open_store(config: &StorageConfig) -> Result<Store> {
 }
 
 fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
-    ensure!(
-        !config.sparse_retriever.is_empty(),
-        "peers.sparse_retriever: at least one address is needed"
+    let mut problems = Problems::default();
+    let has_documents = !config.sparse_retriever.is_empty();
+    problems.require(
+        has_documents,
+        "peers.sparse_retriever",
+        || "an orchestrator needs at least one: it serves the documents",
     );
+    problems.into_result(())?;
     let channels = |addresses: &[String]| {
         addresses
             .iter()

@@ -7,6 +7,7 @@ use console::style;
 use search_proto::search::{Hit, SearchResponse, StageReport, StageStatus};
 
 use crate::json::{reason_name, status_name};
+use crate::output::printable;
 use crate::snippet::{matches_query, query_stems, snippet};
 
 /// Columns that the waterfall's bars take.
@@ -58,13 +59,6 @@ fn passage_text(hit: &Hit, query: &str, stems: &[String]) -> String {
         return shown;
     }
     format!("{}\n{shown}", style(printable(&hit.title)).bold())
-}
-
-/// Documents are input from outside: what would steer a terminal is not printed.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 fn highlighted(text: &str, stems: &[String]) -> String {
@@ -196,10 +190,5 @@ mod tests {
                 WATERFALL_COLUMNS
             );
         }
-    }
-
-    #[test]
-    fn control_characters_of_documents_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb"), "a [2Jb");
     }
 }

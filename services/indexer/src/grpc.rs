@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use search_core::micros;
 use search_core::{CollectionName, FieldError};
 use search_proto::common::Snapshot;
@@ -136,25 +136,38 @@ async fn first_message(
     }
 }
 
-/// A stream that breaks off is an error: only an orderly end may be followed by a commit.
+/// The lines until the message that ends them. A stream that breaks off or merely ends is an error: only a client that
+/// says that it has sent all wants a commit.
 fn lines_of(
     requests: &mut Streaming<wire::IndexRequest>,
 ) -> impl Stream<Item = Result<LineBatch, IndexError>> + Send + '_ {
-    requests.map(|request| match request {
-        Ok(wire::IndexRequest {
-            part: Some(Part::Lines(lines)),
-        }) => lines_from_wire(lines),
-        Ok(wire::IndexRequest {
-            part: Some(Part::Settings(_)),
-        }) => Err(IndexError::invalid(
+    futures::stream::unfold(Some(requests), async |open| {
+        let requests = open?;
+        match next_lines(requests).await {
+            Ok(lines) => Some((Ok(lines?), Some(requests))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+async fn next_lines(
+    requests: &mut Streaming<wire::IndexRequest>,
+) -> Result<Option<LineBatch>, IndexError> {
+    let broken = |status| IndexError::Stream(Box::new(status));
+    let unended = || IndexError::invalid("end_of_lines", "is missing: nothing was written");
+    let request = requests.message().await.map_err(broken)?;
+    match request.ok_or_else(unended)?.part {
+        Some(Part::Lines(lines)) => lines_from_wire(lines).map(Some),
+        Some(Part::EndOfLines(_)) => Ok(None),
+        Some(Part::Settings(_)) => Err(IndexError::invalid(
             "settings",
             "must be the first message only",
         )),
-        Ok(wire::IndexRequest { part: None }) => {
-            Err(IndexError::invalid("part", "must be settings or lines"))
-        }
-        Err(status) => Err(IndexError::Stream(Box::new(status))),
-    })
+        None => Err(IndexError::invalid(
+            "part",
+            "must be settings, lines or end_of_lines",
+        )),
+    }
 }
 
 fn lines_from_wire(

@@ -13,6 +13,7 @@ use crate::backend::Backend;
 use crate::cli::DemoArgs;
 use crate::corpus::write_cargo_corpus;
 use crate::error::readable;
+use crate::output::say;
 use crate::render;
 
 /// The demo's collection.
@@ -47,8 +48,7 @@ pub(crate) async fn demo(backend: &mut Backend, args: DemoArgs) -> Result<()> {
     for question in questions(args.questions) {
         ask(backend, &question).await?;
     }
-    print_next_steps(backend);
-    Ok(())
+    print_next_steps(backend)
 }
 
 fn questions(given: Vec<String>) -> Vec<String> {
@@ -80,24 +80,32 @@ async fn ask(backend: &mut Backend, question: &str) -> Result<()> {
         .await
         .map_err(readable)?
         .into_inner();
-    println!("{} {}\n", style("?").cyan().bold(), style(question).bold());
-    println!("{}", render::answer(question, &response, false));
+    say(format_args!(
+        "{} {}\n",
+        style("?").cyan().bold(),
+        style(question).bold()
+    ))?;
+    say(format_args!(
+        "{}",
+        render::answer(question, &response, false)
+    ))?;
     Ok(())
 }
 
-fn print_next_steps(backend: &Backend) {
+fn print_next_steps(backend: &Backend) -> Result<()> {
     let place = backend.arguments();
-    println!("next:");
-    println!(
+    say(format_args!("next:"))?;
+    say(format_args!(
         "  finemesh search {place}--collection {COLLECTION} --explain \"cancel a task when its caller goes away\""
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "  finemesh search {place}--collection {COLLECTION} --filter 'crate = \"tokio\"' \"run blocking code\""
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "  finemesh search {place}--collection {COLLECTION} --pipeline sparse '+\"memory map\" -windows'"
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "  finemesh index {place}--collection mine FILE.jsonl      one object a line: _id, title, text, metadata"
-    );
+    ))?;
+    Ok(())
 }

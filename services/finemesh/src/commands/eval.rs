@@ -7,20 +7,26 @@ use comfy_table::{Table, presets};
 use evaluation::beir::{self, Qrels, Query};
 use evaluation::latency::Percentiles;
 use evaluation::metrics::{mrr_at, ndcg_at, recall_at};
+use evaluation::significance::paired_bootstrap;
 use indicatif::ProgressBar;
 use search_proto::search::{Fusion, SearchRequest, SearchResponse};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::cli::EvalArgs;
+use crate::cli::{EvalArgs, FusionArgs};
 use crate::commands::search::fusion;
 use crate::error::readable;
+use crate::output::say;
 use crate::render::milliseconds;
 
 /// What is measured when nothing is named.
 const DEFAULT_PIPELINES: [&str; 3] = ["sparse", "dense", "hybrid"];
+/// What is measured when nothing but a fusion is named.
+const FUSING_PIPELINE: &str = "hybrid";
 /// Hits per query: as deep as the deepest metric.
 const DEPTH: u32 = 100;
+/// Seed of the bootstrap: the same run prints the same intervals.
+const BOOTSTRAP_SEED: u64 = 1;
 /// Depth of nDCG and MRR.
 const HEAD: usize = 10;
 
@@ -59,14 +65,17 @@ pub(crate) async fn eval(backend: &mut Backend, args: EvalArgs) -> Result<()> {
         results.push((variant.name, measured));
     }
     if args.json {
-        println!("{}", as_json(&args.collection, queries.len(), &results));
+        say(format_args!(
+            "{}",
+            as_json(&args.collection, queries.len(), &results)
+        ))?;
     } else {
-        println!(
+        say(format_args!(
             "{}: {} queries\n{}",
             args.collection,
             queries.len(),
             as_table(&results)
-        );
+        ))?;
     }
     Ok(())
 }
@@ -89,15 +98,24 @@ fn judged_queries(queries: Vec<Query>, qrels: &Qrels, limit: Option<usize>) -> V
 }
 
 fn variants(args: &EvalArgs) -> Vec<Variant> {
-    let pipelines = if args.pipelines.is_empty() {
-        DEFAULT_PIPELINES.map(str::to_owned).to_vec()
-    } else {
-        args.pipelines.clone()
+    let pipelines = match args.pipelines.as_slice() {
+        [] if is_about_fusion(args) => vec![FUSING_PIPELINE.to_owned()],
+        [] => DEFAULT_PIPELINES.map(str::to_owned).to_vec(),
+        named => named.to_vec(),
     };
     pipelines
         .into_iter()
         .flat_map(|pipeline| pipeline_variants(args, pipeline))
         .collect()
+}
+
+/// Pipelines of one retriever have nothing to fuse.
+fn is_about_fusion(args: &EvalArgs) -> bool {
+    let FusionArgs {
+        fusion,
+        rank_constant,
+    } = &args.fusion;
+    !args.alpha.is_empty() || fusion.is_some() || rank_constant.is_some()
 }
 
 fn pipeline_variants(args: &EvalArgs, pipeline: String) -> Vec<Variant> {
@@ -224,6 +242,7 @@ fn as_table(results: &[(String, Measured)]) -> String {
     table.set_header([
         "pipeline",
         "nDCG@10",
+        "against the first",
         "Recall@100",
         "MRR@10",
         "p50",
@@ -237,6 +256,7 @@ fn as_table(results: &[(String, Measured)]) -> String {
         table.add_row([
             name.clone(),
             format!("{:.4}", mean(&measured.ndcg)),
+            difference(&measured.ndcg, &results[0].1.ndcg),
             format!("{:.4}", mean(&measured.recall)),
             format!("{:.4}", mean(&measured.mrr)),
             milliseconds(wall.p50),
@@ -247,6 +267,17 @@ fn as_table(results: &[(String, Measured)]) -> String {
         ]);
     }
     format!("{table}\n\n{}", stage_table(results))
+}
+
+/// Mean difference of nDCG@10 over the same queries, with its 95 % interval; nothing for the row itself.
+fn difference(ndcg: &[f64], first: &[f64]) -> String {
+    if std::ptr::eq(ndcg, first) {
+        return String::new();
+    }
+    let difference = paired_bootstrap(ndcg, first, BOOTSTRAP_SEED);
+    difference.map_or_else(String::new, |d| {
+        format!("{:+.4} [{:+.4}, {:+.4}]", d.mean, d.low, d.high)
+    })
 }
 
 fn stage_table(results: &[(String, Measured)]) -> String {

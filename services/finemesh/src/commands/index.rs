@@ -7,7 +7,8 @@ use indexer::source::{LineBatch, SourceError, read_files};
 use search_proto::index::index_event::Event;
 use search_proto::index::index_request::Part;
 use search_proto::index::{
-    DeleteRequest, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine, Lines,
+    DeleteRequest, EndOfLines, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine,
+    Lines,
 };
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +19,7 @@ use tonic::Streaming;
 use crate::backend::Backend;
 use crate::cli::{DeleteArgs, IndexArgs};
 use crate::error::readable;
+use crate::output::say;
 use crate::progress::IndexBars;
 
 /// Messages in flight between the reader and the indexer.
@@ -30,9 +32,9 @@ pub(crate) async fn index(backend: &mut Backend, args: IndexArgs) -> Result<()> 
     let as_json = args.json;
     let summary = run(backend, settings(&args), args.files).await?;
     if as_json {
-        println!("{}", summary_json(&summary));
+        say(format_args!("{}", summary_json(&summary)))?;
     } else {
-        print!("{}", summary_text(&summary));
+        say(format_args!("{}", summary_text(&summary)))?;
     }
     Ok(())
 }
@@ -66,7 +68,7 @@ pub(crate) async fn run(
             .map_err(readable)?;
         follow(events.into_inner()).await
     };
-    // A file that cannot be read to its end must drop the call: an orderly end would commit the part that was read.
+    // Told before the indexer's own word that the lines have not ended.
     tokio::select! {
         biased;
         Ok(error) = failure => Err(error.into()),
@@ -92,21 +94,20 @@ async fn send_files(
         match batch {
             Ok(batch) => is_open = send(Part::Lines(lines(batch))).await,
             Err(error) => {
-                // Kept open until the call is gone, so that the indexer sees the call end before its input does.
-                if failed.send(error).is_ok() {
-                    requests.closed().await;
-                }
+                // Without its end the run changes nothing. An error here says that it is over anyway.
+                let _ = failed.send(error);
                 return;
             }
         }
     }
+    send(Part::EndOfLines(EndOfLines {})).await;
 }
 
 fn lines(batch: LineBatch) -> Lines {
     Lines {
         file: batch.file.to_string(),
         first_line: batch.first_line,
-        lines: batch.lines.into_iter().map(Into::into).collect(),
+        lines: batch.lines.into_iter().collect(),
     }
 }
 
@@ -208,21 +209,21 @@ pub(crate) async fn delete(backend: &mut Backend, args: DeleteArgs) -> Result<()
         .into_inner();
     let snapshot = response.snapshot.as_ref().map(|snapshot| snapshot.number);
     if args.json {
-        println!(
+        say(format_args!(
             "{}",
             json!({ "snapshot": snapshot, "deleted": response.deleted, "unknown": response.unknown })
-        );
+        ))?;
         return Ok(());
     }
     match snapshot {
-        Some(number) => println!(
+        Some(number) => say(format_args!(
             "{}: snapshot {number}, {} documents deleted",
             args.collection, response.deleted
-        ),
-        None => println!("{}: nothing deleted", args.collection),
+        ))?,
+        None => say(format_args!("{}: nothing deleted", args.collection))?,
     }
     for id in &response.unknown {
-        println!("  unknown id: {id}");
+        say(format_args!("  unknown id: {id}"))?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::ModelsCommand;
 use crate::config::ModelsConfig;
 use crate::models;
+use crate::output::say;
 
 /// Runs one of the subcommands; all of them block.
 pub(crate) fn run(config: &ModelsConfig, command: ModelsCommand) -> Result<()> {
@@ -23,8 +24,14 @@ pub(crate) fn run(config: &ModelsConfig, command: ModelsCommand) -> Result<()> {
 
 fn pull(config: &ModelsConfig) -> Result<()> {
     let installed = models::pull(config)?;
-    println!("ONNX Runtime    {}", installed.ort_library.display());
-    println!("encoder bundle  {}", installed.encoder_bundle.display());
+    say(format_args!(
+        "ONNX Runtime    {}",
+        installed.ort_library.display()
+    ))?;
+    say(format_args!(
+        "encoder bundle  {}",
+        installed.encoder_bundle.display()
+    ))?;
     Ok(())
 }
 
@@ -41,19 +48,23 @@ fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
         .or(pulled.map(|pulled| pulled.encoder_bundle));
     let bundle = folder.map(|folder| Bundle::read(&folder)).transpose()?;
     if as_json {
-        println!(
+        say(format_args!(
             "{}",
             json!({ "onnxruntime_library": library, "encoder": bundle.as_ref().map(bundle_json) })
-        );
+        ))?;
         return Ok(());
     }
     match library {
-        Some(path) => println!("ONNX Runtime  {}", path.display()),
-        None => println!("ONNX Runtime  not installed: finemesh models pull"),
+        Some(path) => say(format_args!("ONNX Runtime  {}", path.display()))?,
+        None => say(format_args!(
+            "ONNX Runtime  not installed: finemesh models pull"
+        ))?,
     }
     match bundle {
-        Some(bundle) => println!("encoder       {}", bundle_text(&bundle)),
-        None => println!("encoder       not installed: finemesh models pull"),
+        Some(bundle) => say(format_args!("encoder       {}", bundle_text(&bundle)))?,
+        None => say(format_args!(
+            "encoder       not installed: finemesh models pull"
+        ))?,
     }
     Ok(())
 }
@@ -93,12 +104,12 @@ fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
     BundleEncoder::open(&ort_library, folder, EncoderOptions::default())
         .with_context(|| format!("{} does not verify", folder.display()))?;
     let bundle = Bundle::read(folder)?;
-    println!(
+    say(format_args!(
         "{}: {} golden texts verified",
         bundle.description().name,
         bundle.golden().entries.len()
-    );
-    println!("fingerprint {}", bundle.fingerprint());
+    ))?;
+    say(format_args!("fingerprint {}", bundle.fingerprint()))?;
     Ok(())
 }
 
@@ -115,6 +126,6 @@ fn make(config: &ModelsConfig, source: &Path, out: &Path) -> Result<()> {
     for note in &made.notes {
         eprintln!("{note}");
     }
-    println!("{}", bundle_text(&made.bundle));
+    say(format_args!("{}", bundle_text(&made.bundle)))?;
     Ok(())
 }

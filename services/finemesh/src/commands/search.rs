@@ -8,6 +8,7 @@ use search_proto::search::{Fusion, FusionMethod, SearchRequest};
 use crate::backend::Backend;
 use crate::cli::{FusionArgs, FusionMethodArg, SearchArgs};
 use crate::error::readable;
+use crate::output::say;
 use crate::{json, render};
 
 /// Answers one query and prints the hits.
@@ -30,9 +31,12 @@ pub(crate) async fn search(backend: &mut Backend, args: SearchArgs) -> Result<()
         .map_err(readable)?
         .into_inner();
     if args.json {
-        println!("{}", json::search_answer(&response));
+        say(format_args!("{}", json::search_answer(&response)))?;
     } else {
-        print!("{}", render::answer(&args.query, &response, args.explain));
+        say(format_args!(
+            "{}",
+            render::answer(&args.query, &response, args.explain)
+        ))?;
     }
     Ok(())
 }

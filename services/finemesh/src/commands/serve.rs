@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use crate::cli::Target;
 use crate::config::Config;
 use crate::mesh;
+use crate::output::say;
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(crate) async fn serve(config: &Config, target: Target) -> Result<()> {
@@ -16,10 +17,16 @@ pub(crate) async fn serve(config: &Config, target: Target) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("server.address: cannot listen on {address}"))?;
-    let server = mesh::server(config, target).await?;
+    let server = tokio::select! {
+        server = mesh::server(config, target) => server?,
+        () = signals.recv() => return Ok(()),
+    };
     let bound = listener.local_addr()?;
     tracing::info!(target = target.service_name(), address = %bound, "serving");
-    println!("{} serves on http://{bound}", target.service_name());
+    say(format_args!(
+        "{} serves on http://{bound}",
+        target.service_name()
+    ))?;
     server
         .serve(listener, async move { signals.recv().await })
         .await?;

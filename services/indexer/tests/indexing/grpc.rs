@@ -8,7 +8,9 @@ use search_core::ErrorKind;
 use search_proto::index::index_event::Event;
 use search_proto::index::index_request::Part;
 use search_proto::index::index_service_client::IndexServiceClient;
-use search_proto::index::{DeleteRequest, IndexEvent, IndexRequest, IndexSettings, Lines};
+use search_proto::index::{
+    DeleteRequest, EndOfLines, IndexEvent, IndexRequest, IndexSettings, Lines,
+};
 use service_kit::status::{fields_of, kind_of};
 use service_kit::{MeshChannel, Server, ServerBuilder, ServerLimits, in_process};
 use tokio::net::TcpListener;
@@ -80,7 +82,15 @@ fn some_lines(count: usize) -> Vec<String> {
         .collect()
 }
 
-async fn index(served: &mut Served, requests: Vec<IndexRequest>) -> Result<Vec<Event>, Status> {
+fn end_of_lines() -> IndexRequest {
+    IndexRequest {
+        part: Some(Part::EndOfLines(EndOfLines {})),
+    }
+}
+
+/// Sends the messages and the end.
+async fn index(served: &mut Served, mut requests: Vec<IndexRequest>) -> Result<Vec<Event>, Status> {
+    requests.push(end_of_lines());
     let answer = served.client.index(futures::stream::iter(requests)).await?;
     let events: Result<Vec<IndexEvent>, Status> = answer.into_inner().collect().await;
     Ok(events?
@@ -203,9 +213,19 @@ async fn requests_that_are_wrong_name_their_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_merely_ends_commits_nothing() {
+    let mut served = serve(Arc::new(WordEncoder::new()));
+    let requests = futures::stream::iter([wishes(), message(1, &some_lines(5))]);
+    let events = served.client.index(requests).await.unwrap().into_inner();
+    let events: Result<Vec<IndexEvent>, Status> = events.collect().await;
+    assert_eq!(fields_of(&events.unwrap_err())[0].path, "end_of_lines");
+    assert_eq!(served.place.number().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn invalid_lines_are_told_and_then_the_run_fails() {
     let mut served = serve(Arc::new(WordEncoder::new()));
-    let requests = futures::stream::iter([wishes(), message(7, &["{".to_owned()])]);
+    let requests = futures::stream::iter([wishes(), message(7, &["{".to_owned()]), end_of_lines()]);
     let mut events = served.client.index(requests).await.unwrap().into_inner();
     let mut lines = Vec::new();
     let status = loop {
@@ -233,7 +253,7 @@ async fn a_client_that_goes_away_ends_its_run_and_makes_room() {
     let encoder = Arc::new(WordEncoder::hanging_after(0));
     let mut served = serve(Arc::clone(&encoder));
     let mut client = served.client.clone();
-    let requests = futures::stream::iter([wishes(), message(1, &some_lines(5))]);
+    let requests = futures::stream::iter([wishes(), message(1, &some_lines(5)), end_of_lines()]);
     let events = client.index(requests).await.unwrap().into_inner();
     encoder.hanging.notified().await;
     let refused = index(&mut served, vec![wishes()]).await.unwrap_err();

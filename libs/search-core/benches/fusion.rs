@@ -1,9 +1,7 @@
-//! The pure part of a hybrid answer: top 1000 of 100,000 passages, and the fusion of about 1900 candidates. Scores are a seeded
-//! uniform sequence.
+//! The pure part of a hybrid answer: the fusion of about 1900 candidates. Scores are a seeded uniform sequence.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use search_core::fusion::{Method, StageScores, fuse};
-use search_core::{Address, Candidate, Score, TopK};
 use std::hint::black_box;
 
 /// Numbers in 0..1, always the same (a linear congruential generator; Knuth's MMIX constants).
@@ -16,27 +14,6 @@ fn uniform(count: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1_u64 << 24) as f32
     };
     (0..count).map(|_| next()).collect()
-}
-
-fn top_1000_of_100_000(criterion: &mut Criterion) {
-    let scores = uniform(100_000, 1);
-    let score = |value: f32| Score::try_from(value).expect("the sequence is finite");
-    let candidates: Vec<Candidate> = (0..)
-        .zip(scores)
-        .map(|(ordinal, value)| Candidate {
-            address: Address::new(0, ordinal),
-            score: score(value),
-        })
-        .collect();
-    criterion.bench_function("top_k/1000_of_100000_uniform", |bencher| {
-        bencher.iter(|| {
-            let mut top = TopK::new(1000);
-            for candidate in &candidates {
-                top.push(*black_box(candidate));
-            }
-            top.into_sorted_vec()
-        });
-    });
 }
 
 fn fuse_1900(criterion: &mut Criterion) {
@@ -62,5 +39,5 @@ fn fuse_1900(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, top_1000_of_100_000, fuse_1900);
+criterion_group!(benches, fuse_1900);
 criterion_main!(benches);

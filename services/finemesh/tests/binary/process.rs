@@ -4,30 +4,30 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A `finemesh` with a data folder of its own.
-pub struct Finemesh {
+pub(crate) struct Finemesh {
     data: tempfile::TempDir,
 }
 
 impl Finemesh {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             data: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.data.path()
     }
 
     /// Writes a file into the data folder's neighbourhood and returns its path.
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.folder().join(name);
         std::fs::write(&path, content).expect("a file can be written");
         path
     }
 
     /// Runs a command on the data folder.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_finemesh"))
             .arg("--data")
             .arg(self.folder().join("data"))
@@ -37,7 +37,7 @@ impl Finemesh {
     }
 
     /// Runs a command that must succeed and returns its standard output.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(
             output.status.success(),
@@ -48,12 +48,12 @@ impl Finemesh {
     }
 
     /// Runs a command that must succeed and parses what it prints.
-    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.ok(arguments)).expect("the output is JSON")
     }
 
     /// Runs a command that must fail and returns its exit code and standard error.
-    pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
         assert!(
             !output.status.success(),
@@ -68,7 +68,7 @@ impl Finemesh {
 }
 
 /// Whether a test that needs the models can run. Says what is missing; where `CI` is set it must not be.
-pub fn models_are_here() -> bool {
+pub(crate) fn models_are_here() -> bool {
     let pulled = Command::new(env!("CARGO_BIN_EXE_finemesh"))
         .args(["models", "pull"])
         .output()

@@ -1,8 +1,6 @@
 //! The command line as a user meets it: real binary, real models, embedded mesh.
 
-mod common;
-
-use common::{Finemesh, models_are_here};
+use crate::process::{Finemesh, models_are_here};
 
 const DOCUMENTS: &str = r#"{"_id":"deadline","title":"Deadlines","text":"A client sets a deadline on a gRPC request; the server stops working when it has passed.","metadata":{"year":2021,"lang":"en"}}
 {"_id":"coffee","title":"Coffee","text":"Grind the beans freshly and pour water just off the boil.","metadata":{"year":2018,"lang":"en"}}

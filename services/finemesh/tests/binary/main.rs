@@ -1,0 +1,7 @@
+//! The built binary as a user meets it: real processes, real models, real collections.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cli;
+mod process;
+mod quality;
