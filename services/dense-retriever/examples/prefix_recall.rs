@@ -1,13 +1,16 @@
 //! How much of the exact floating-point ranking the int8 funnel keeps, on real vectors.
 //!
-//!     cargo run --release -p dense-retriever --example prefix_recall -- CORPUS.f32 QUERIES.f32 WIDTH [ROWS]
+//!     cargo run --release -p dense-retriever --example prefix_recall -- CORPUS.f32 QUERIES.f32 WIDTH [ROWS [QRELS]]
 //!
-//! Both files are raw little-endian f32 rows. For each prefix a rotation is fitted on a sample of the corpus, as the indexer
+//! Both files are raw little-endian f32 rows. QRELS (query row, corpus row, grade; by white space) adds nDCG@10 as a share of the
+//! floats' own. For each prefix a rotation is fitted on a sample of the corpus, as the indexer
 //! does it; then every query runs prefix → depth → full width with the real coder and kernels, and what it finds is compared with the
 //! exact top 10 and top 100 of the floats.
 
 use std::error::Error;
 
+use evaluation::beir::{Qrels, read_qrels};
+use evaluation::metrics::ndcg_at;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -108,45 +111,69 @@ impl Blocks {
     }
 }
 
-/// Shares of the exact top 10 and top 100 that are found. A depth of 0 scans everything at full width.
-fn kept(
+/// What the funnel finds for each query, best first. A depth of 0 scans everything at full width.
+fn funnel(
     rows: &CodedRows<'_>,
     coder: &VectorCoder,
-    queries: &Vectors,
-    exact: &[Vec<u32>],
+    queries: &[&[f32]],
     depth: usize,
-) -> [f64; 2] {
-    let shares = queries
-        .rows()
-        .zip(exact)
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .map(|(query, exact)| {
-            let query = coder.query(query).expect("a unit vector of this width");
-            let mut chosen = TopRows::new(if depth == 0 { 100 } else { depth });
-            if depth == 0 {
-                rows.scan_full(&query, 0..rows.len(), None, &mut chosen);
-            } else {
-                rows.scan_prefix(&query, 0..rows.len(), None, &mut chosen);
-            }
-            let mut chosen: Vec<u32> = chosen
-                .into_sorted()
-                .into_iter()
-                .map(|(row, _)| row)
-                .collect();
-            chosen.sort_unstable();
-            let mut best = TopRows::new(100);
-            for row in chosen {
-                best.push(row, rows.score(&query, row as usize).unwrap_or_default());
-            }
-            let best: Vec<u32> = best.into_sorted().into_iter().map(|(row, _)| row).collect();
-            [10, 100].map(|count| share(exact, &best, count))
-        });
-    let total = shares.reduce(
-        || [0.0; 2],
-        |left, right| [left[0] + right[0], left[1] + right[1]],
-    );
-    total.map(|sum| sum / exact.len() as f64)
+) -> Vec<Vec<u32>> {
+    let one = |query: &&[f32]| {
+        let query = coder.query(query).expect("a unit vector of this width");
+        let mut chosen = TopRows::new(if depth == 0 { 100 } else { depth });
+        if depth == 0 {
+            rows.scan_full(&query, 0..rows.len(), None, &mut chosen);
+        } else {
+            rows.scan_prefix(&query, 0..rows.len(), None, &mut chosen);
+        }
+        let mut best = TopRows::new(100);
+        for row in in_order(chosen) {
+            best.push(row, rows.score(&query, row as usize).unwrap_or_default());
+        }
+        best.into_sorted().into_iter().map(|(row, _)| row).collect()
+    };
+    queries.par_iter().map(one).collect()
+}
+
+/// The rows, ascending, as the retriever reads them.
+fn in_order(chosen: TopRows) -> Vec<u32> {
+    let mut rows: Vec<u32> = chosen
+        .into_sorted()
+        .into_iter()
+        .map(|(row, _)| row)
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len();
+    values.sum::<f64>() / count as f64
+}
+
+fn mean_share(exact: &[Vec<u32>], found: &[Vec<u32>], count: usize) -> f64 {
+    mean(
+        exact
+            .iter()
+            .zip(found)
+            .map(|(exact, found)| share(exact, found, count)),
+    )
+}
+
+/// Mean nDCG@10 over the judged queries.
+fn ndcg(rankings: &[Vec<u32>], qrels: &Qrels) -> f64 {
+    mean(qrels.iter().map(|(query, judged)| {
+        let ranking = query
+            .parse()
+            .ok()
+            .and_then(|query: usize| rankings.get(query));
+        let ids: Vec<String> = ranking.into_iter().flatten().map(u32::to_string).collect();
+        ndcg_at(
+            10,
+            &ids.iter().map(String::as_str).collect::<Vec<_>>(),
+            judged,
+        )
+    }))
 }
 
 fn share(exact: &[u32], found: &[u32], count: usize) -> f64 {
@@ -160,7 +187,7 @@ fn share(exact: &[u32], found: &[u32], count: usize) -> f64 {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [corpus, queries, width, rest @ ..] = arguments.as_slice() else {
-        return Err("arguments: CORPUS.f32 QUERIES.f32 WIDTH [ROWS]".into());
+        return Err("arguments: CORPUS.f32 QUERIES.f32 WIDTH [ROWS [QRELS]]".into());
     };
     let width: usize = width.parse()?;
     let rows = rest.first().map_or(Ok(usize::MAX), |rows| rows.parse())?;
@@ -177,7 +204,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|query| exact(&corpus, query, 100))
         .collect();
     let sample = corpus.sample();
-    println!("prefix  depth  top 10  top 100");
+    let qrels = rest
+        .get(1)
+        .map(|file| read_qrels(file.as_ref()))
+        .transpose()?;
+    let exact_ndcg = qrels.as_ref().map_or(0.0, |qrels| ndcg(&exact, qrels));
+    println!("nDCG@10 of the floats: {exact_ndcg:.4}");
+    println!("prefix  depth  top 10  top 100  nDCG@10 kept");
     for prefix in PREFIXES.into_iter().filter(|&prefix| prefix <= width) {
         let rotation = Rotation::fit(&sample, width, width, prefix, SEED)?;
         let coder = VectorCoder::new(Some(rotation), width, width, prefix)?;
@@ -187,13 +220,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             .filter(|&depth| depth < corpus.rows().len())
             .chain([0])
         {
-            let [ten, hundred] = kept(&blocks.rows(&coder)?, &coder, &queries, &exact, depth);
+            let found = funnel(&blocks.rows(&coder)?, &coder, &every_query, depth);
+            let [ten, hundred] = [10, 100].map(|count| mean_share(&exact, &found, count));
+            let kept = qrels
+                .as_ref()
+                .map_or(f64::NAN, |qrels| ndcg(&found, qrels) / exact_ndcg);
             let depth = if depth == 0 {
                 "all".to_owned()
             } else {
                 depth.to_string()
             };
-            println!("{prefix:>6}  {depth:>5}   {ten:.4}   {hundred:.4}");
+            println!("{prefix:>6}  {depth:>5}   {ten:.4}   {hundred:.4}   {kept:.4}");
         }
     }
     Ok(())

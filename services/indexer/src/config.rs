@@ -42,9 +42,10 @@ impl Default for RawConfig {
             // An eighth: a sentence that is cut by one passage is whole in its neighbour.
             overlap_tokens: 32,
             dimensions: 0,
-            // Measured: after the rotation, 64 → 1000 → full width keeps .998 of the exact top 100.
+            // Measured on 35,000 arXiv abstracts: 64 → 2000 → full width keeps .994 of the exact f32 top 10 and .995 of the
+            // top 100, where a depth of 1000 keeps .993 and .990 (the example `prefix_recall` of the dense retriever).
             prefix_dimensions: 64,
-            prefix_depth: 1000,
+            prefix_depth: 2000,
             // Fifty samples for each dimension of a 384-wide model; 31 MB of vectors while the rotation is fitted.
             rotation_sample: 20_000,
             // Below this an exact scan of the prefixes takes less time than the graph and finds more.

@@ -186,8 +186,8 @@ impl Measured {
     }
 }
 
-/// Wall time that neither the encoder nor the retrievers spent computing: transport, fusion, fetching. The sparse leg
-/// runs beside encoding and the dense leg, so the longer of the two counts.
+/// Wall time that neither the encoder nor the retrievers (which hold the documents) spent computing: transport, queues,
+/// fusion. The sparse leg runs beside encoding and the dense leg, so the longer of the two counts.
 fn outside_compute_us(response: &SearchResponse) -> u64 {
     let compute = |stage: &str| {
         let reports = response
@@ -199,7 +199,7 @@ fn outside_compute_us(response: &SearchResponse) -> u64 {
     let retrieval = compute("sparse").max(compute("encode") + compute("dense"));
     response
         .wall_us
-        .saturating_sub(retrieval + compute("complete"))
+        .saturating_sub(retrieval + compute("complete") + compute("fetch"))
 }
 
 fn mean(values: &[f64]) -> f64 {
