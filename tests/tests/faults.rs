@@ -308,6 +308,38 @@ async fn a_damaged_snapshot_leaves_its_predecessor_in_service() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_leaves_no_snapshot_is_told_by_the_name_of_the_file() {
+    let mut mesh = Mesh::start(&animals()).await.unwrap();
+    let collection = mesh.store_folder().join("collections").join(COLLECTION);
+    let files = files_below(&collection);
+    let needed = files.iter().filter(|path| {
+        path.ends_with("statistics.fst") || path.parent().unwrap().ends_with("manifests")
+    });
+    let needed: Vec<&PathBuf> = needed.collect();
+    assert_eq!(needed.len(), 2, "{files:?}");
+    for path in needed {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let (_, flip_a_byte) = DAMAGES[0];
+        let intact = std::fs::read(path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        write(path, flip_a_byte(intact.clone()));
+        mesh = mesh.restart().await.unwrap();
+        for pipeline in ["sparse", "dense", "hybrid"] {
+            let refused = mesh.ask(with_pipeline("cat", pipeline)).await.unwrap_err();
+            assert_eq!(refused.code(), Code::DataLoss, "{pipeline}: {refused}");
+            let message = refused.message();
+            assert!(
+                message.contains(name) && message.contains(COLLECTION),
+                "{pipeline}: {message}"
+            );
+        }
+        write(path, Some(intact));
+        mesh.refresh().await;
+        assert!(mesh.ask(with_pipeline("cat", "sparse")).await.is_ok());
+    }
+}
+
 /// The folder is named by number and run.
 fn is_of_snapshot_2(path: &Path) -> bool {
     let folder = path

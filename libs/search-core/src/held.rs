@@ -1,4 +1,4 @@
-//! What a replica announces of the snapshots that it serves.
+//! What a replica announces of the snapshots that it serves, and of what it cannot serve.
 
 use crate::CollectionName;
 
@@ -30,4 +30,15 @@ pub struct RefusedSegment {
     pub shard: u32,
     /// What is wrong with it: names the file.
     pub reason: String,
+}
+
+/// A collection of which no snapshot could be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedCollection {
+    /// The collection.
+    pub collection: CollectionName,
+    /// What is wrong with it: names the file.
+    pub reason: String,
+    /// The storage failed, which may pass; otherwise a file is damaged or missing.
+    pub may_pass: bool,
 }

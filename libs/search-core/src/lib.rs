@@ -19,7 +19,7 @@ pub use collection::{CollectionName, CollectionNameError, SnapshotId, shard_of};
 pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
-pub use held::{HeldSnapshot, RefusedSegment};
+pub use held::{HeldSnapshot, RefusedCollection, RefusedSegment};
 pub use query::{Clause, Occur, ParsedQuery, QueryError};
 pub use report::{StageReason, StageReport, StageStatus, micros};
 pub use score::{Candidate, Score, ScoreError, best_first};

@@ -9,8 +9,8 @@ use common::filter::Condition;
 use common::value::Kind;
 use search_core::filter::{MAX_DEPTH, too_deep};
 use search_core::{
-    Address, Bound, Candidate, CollectionName, FieldError, Filter, HeldSnapshot, RefusedSegment,
-    Score, SnapshotId, StageReason, StageReport, StageStatus, Value, micros,
+    Address, Bound, Candidate, CollectionName, FieldError, Filter, HeldSnapshot, RefusedCollection,
+    RefusedSegment, Score, SnapshotId, StageReason, StageReport, StageStatus, Value, micros,
 };
 use std::time::Duration;
 
@@ -108,9 +108,39 @@ pub fn timing_to_wire(queue: Duration, compute: Duration) -> common::Timing {
 }
 
 /// What a replica announces.
-pub fn held_to_wire(held: Vec<HeldSnapshot>) -> common::DescribeResponse {
-    let snapshots = held.into_iter().map(held_snapshot_to_wire).collect();
-    common::DescribeResponse { snapshots }
+pub fn held_to_wire(
+    held: Vec<HeldSnapshot>,
+    refused: Vec<RefusedCollection>,
+) -> common::DescribeResponse {
+    let refused = refused.into_iter().map(refused_collection_to_wire);
+    common::DescribeResponse {
+        snapshots: held.into_iter().map(held_snapshot_to_wire).collect(),
+        refused_collections: refused.collect(),
+    }
+}
+
+fn refused_collection_to_wire(refused: RefusedCollection) -> common::RefusedCollection {
+    common::RefusedCollection {
+        collection: refused.collection.into(),
+        reason: refused.reason,
+        may_pass: refused.may_pass,
+    }
+}
+
+/// Reads a collection that a replica refused.
+pub fn refused_collection_from_wire(
+    wire: common::RefusedCollection,
+) -> Result<RefusedCollection, FieldError> {
+    let collection = CollectionName::try_from(wire.collection.as_str())
+        .map_err(|error| FieldError::new("collection", error.to_string()))?;
+    if wire.reason.is_empty() {
+        return Err(FieldError::new("reason", "is empty"));
+    }
+    Ok(RefusedCollection {
+        collection,
+        reason: wire.reason,
+        may_pass: wire.may_pass,
+    })
 }
 
 fn held_snapshot_to_wire(held: HeldSnapshot) -> common::HeldSnapshot {
@@ -452,6 +482,32 @@ mod tests {
         assert_eq!(path(Some(&wire("scifact", 0))), "snapshot.number");
         let snapshot = snapshot_from_wire(Some(&wire("scifact", 3))).unwrap();
         assert_eq!(snapshot_to_wire(&snapshot), wire("scifact", 3));
+    }
+
+    #[test]
+    fn refused_collections_survive_the_wire_and_are_checked() {
+        let refused = RefusedCollection {
+            collection: CollectionName::try_from("scifact").unwrap(),
+            reason: "a: is damaged".to_owned(),
+            may_pass: true,
+        };
+        let wire = held_to_wire(Vec::new(), vec![refused.clone()])
+            .refused_collections
+            .remove(0);
+        let path = |wire| refused_collection_from_wire(wire).unwrap_err().path;
+        let collection = "../up".to_owned();
+        let named_wrongly = common::RefusedCollection {
+            collection,
+            ..wire.clone()
+        };
+        assert_eq!(path(named_wrongly), "collection");
+        let reason = String::new();
+        let unexplained = common::RefusedCollection {
+            reason,
+            ..wire.clone()
+        };
+        assert_eq!(path(unexplained), "reason");
+        assert_eq!(refused_collection_from_wire(wire), Ok(refused));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use search_core::{CollectionName, HeldSnapshot, RefusedSegment, SnapshotId};
+use search_core::{CollectionName, HeldSnapshot, RefusedCollection, RefusedSegment, SnapshotId};
 use tokio::{
     sync::{Mutex, Notify},
     task::{JoinHandle, spawn_blocking},
@@ -124,6 +124,27 @@ pub struct RefreshProblem {
     pub collection: Option<CollectionName>,
     /// What went wrong.
     pub message: String,
+    /// The storage failed, which may pass; otherwise a file is damaged or missing.
+    pub may_pass: bool,
+}
+
+impl RefreshProblem {
+    fn new(collection: Option<&CollectionName>, what: &str, error: &SegmentError) -> Self {
+        Self {
+            collection: collection.cloned(),
+            message: format!("{what}{error}"),
+            may_pass: may_pass(error),
+        }
+    }
+
+    /// Both in one. When one of them passes, the collection can be served again.
+    fn and(self, other: Self) -> Self {
+        Self {
+            message: format!("{}; {}", self.message, other.message),
+            may_pass: self.may_pass || other.may_pass,
+            ..self
+        }
+    }
 }
 
 type Held<L> = BTreeMap<CollectionName, Vec<Arc<ServedSnapshot<L>>>>;
@@ -231,6 +252,22 @@ impl<L: PartLoader> Catalog<L> {
             .clone()
     }
 
+    /// The collections of which nothing is held because the last refresh could load no snapshot.
+    #[must_use]
+    pub fn refused(&self) -> Vec<RefusedCollection> {
+        let refused = self.problems().into_iter().filter_map(|problem| {
+            Some(RefusedCollection {
+                collection: problem.collection?,
+                reason: problem.message,
+                may_pass: problem.may_pass,
+            })
+        });
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        refused
+            .filter(|refused| !held.contains_key(&refused.collection))
+            .collect()
+    }
+
     /// Asks for a refresh now, in the background, of a catalog that is followed.
     pub fn poke(&self) {
         self.poked.notify_one();
@@ -277,18 +314,10 @@ impl<L: PartLoader> Catalog<L> {
             Ok(names) => {
                 self.keep_only(&names);
                 for name in names {
-                    let failed = self.refresh_collection(&name).await.err();
-                    let problem = |message| RefreshProblem {
-                        collection: Some(name.clone()),
-                        message,
-                    };
-                    problems.extend(failed.map(problem));
+                    problems.extend(self.refresh_collection(&name).await.err());
                 }
             }
-            Err(error) => problems.push(RefreshProblem {
-                collection: None,
-                message: error.to_string(),
-            }),
+            Err(error) => problems.push(RefreshProblem::new(None, "", &error)),
         }
         self.report(problems);
     }
@@ -330,13 +359,14 @@ impl<L: PartLoader> Catalog<L> {
     }
 
     /// Loads the newest snapshots, the newest first, and serves each as soon as it is loaded. One that cannot be
-    /// loaded keeps its predecessor in service; the message says what failed.
-    async fn refresh_collection(&self, name: &CollectionName) -> Result<(), String> {
+    /// loaded keeps its predecessor in service; the problem says what failed.
+    async fn refresh_collection(&self, name: &CollectionName) -> Result<(), RefreshProblem> {
+        let problem = |what: &str, error| RefreshProblem::new(Some(name), what, &error);
         let versions = self
             .store
             .manifest_versions(name)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| problem("", error))?;
         let before = self.held_of(name);
         let mut failures = Vec::new();
         let mut current = Vec::new();
@@ -347,17 +377,18 @@ impl<L: PartLoader> Catalog<L> {
                     self.hold(name, self.with_predecessors(name, &current, &versions));
                 }
                 Ok(None) => {}
-                Err(error) => failures.push(format!("snapshot {}: {error}", version.number)),
+                Err(error) => {
+                    failures.push(problem(&format!("snapshot {}: ", version.number), error));
+                }
             }
         }
         let held = self.with_predecessors(name, &current, &versions);
         let pruned = self.prune_cache(name, &before, &held).await;
-        failures.extend(pruned.err().map(|error| format!("cache: {error}")));
+        failures.extend(pruned.err().map(|error| problem("cache: ", error)));
         self.hold(name, held);
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(failures.join("; "))
+        match failures.into_iter().reduce(RefreshProblem::and) {
+            Some(problem) => Err(problem),
+            None => Ok(()),
         }
     }
 
@@ -627,7 +658,7 @@ fn open_segment<L: PartLoader>(
     })
 }
 
-/// Whether a failure says nothing about the segment itself.
+/// Whether a failure says nothing about the files themselves.
 fn may_pass(error: &SegmentError) -> bool {
     match error {
         SegmentError::Store { .. } | SegmentError::Io { .. } => true,

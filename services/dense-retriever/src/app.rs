@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use search_core::{Address, Candidate, Deadline, FieldError, Filter, HeldSnapshot, SnapshotId};
+use search_core::{
+    Address, Candidate, Deadline, FieldError, Filter, HeldSnapshot, RefusedCollection, SnapshotId,
+};
 use segment::catalog::{Catalog, Following};
 use segment::store::Store;
 use service_kit::Readiness;
@@ -76,6 +78,11 @@ impl App {
     /// What is held.
     pub(crate) fn held(&self) -> Vec<HeldSnapshot> {
         self.catalog.held()
+    }
+
+    /// What cannot be served.
+    pub(crate) fn refused(&self) -> Vec<RefusedCollection> {
+        self.catalog.refused()
     }
 
     /// The best passages of a shard.

@@ -53,7 +53,8 @@ impl DenseRetrieverService for App {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        Ok(Response::new(convert::held_to_wire(self.held())))
+        let described = convert::held_to_wire(self.held(), self.refused());
+        Ok(Response::new(described))
     }
 }
 

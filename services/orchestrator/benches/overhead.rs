@@ -70,6 +70,7 @@ impl Canned {
         };
         Response::new(common::DescribeResponse {
             snapshots: vec![held],
+            refused_collections: Vec::new(),
         })
     }
 }

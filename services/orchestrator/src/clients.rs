@@ -1,7 +1,10 @@
 //! The calls to the stages: generated clients inside, domain types outside, and no trust in what a peer answers.
 
 use crate::error::{CallError, Service};
-use search_core::{Address, Candidate, Deadline, ErrorKind, FieldError, Filter, Score, SnapshotId};
+use search_core::{
+    Address, Candidate, Deadline, ErrorKind, FieldError, Filter, RefusedCollection, Score,
+    SnapshotId,
+};
 use search_proto::dense::dense_retriever_service_client::DenseRetrieverServiceClient;
 use search_proto::encoder::encoder_service_client::EncoderServiceClient;
 use search_proto::sparse::sparse_retriever_service_client::SparseRetrieverServiceClient;
@@ -95,6 +98,14 @@ pub(crate) struct Held {
     pub(crate) passages: u64,
 }
 
+/// What a replica says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) held: Vec<Held>,
+    /// Collections that it has found but cannot serve.
+    pub(crate) refused: Vec<RefusedCollection>,
+}
+
 /// What every call of one stage to one shard says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
@@ -146,9 +157,23 @@ impl Peer {
     fn described(
         &self,
         answer: Result<Response<common::DescribeResponse>, Status>,
-    ) -> Result<Vec<Held>, CallError> {
+    ) -> Result<Described, CallError> {
         let described = self.answer(answer)?;
-        Ok(held_from_wire(described, self))
+        Ok(Described {
+            held: self.rightly(described.snapshots, held_snapshot),
+            refused: self.rightly(
+                described.refused_collections,
+                convert::refused_collection_from_wire,
+            ),
+        })
+    }
+
+    /// What a replica says of itself; an entry that breaks the contract is left out, and logged.
+    fn rightly<W, T>(&self, wire: Vec<W>, read: impl Fn(W) -> Result<T, FieldError>) -> Vec<T> {
+        let warn = |error: FieldError| tracing::warn!(peer = self.name, %error, "a replica describes itself wrongly");
+        wire.into_iter()
+            .filter_map(|entry| read(entry).map_err(warn).ok())
+            .collect()
     }
 
     /// What a retriever says about as many passages as were asked for.
@@ -254,7 +279,7 @@ impl SparseClient {
     pub(crate) async fn describe(
         &self,
         deadline: Option<Deadline>,
-    ) -> Result<Vec<Held>, CallError> {
+    ) -> Result<Described, CallError> {
         let request = with_deadline(common::DescribeRequest {}, deadline, now());
         self.peer
             .described(self.client.clone().describe(request).await)
@@ -349,7 +374,7 @@ impl DenseClient {
     pub(crate) async fn describe(
         &self,
         deadline: Option<Deadline>,
-    ) -> Result<Vec<Held>, CallError> {
+    ) -> Result<Described, CallError> {
         let request = with_deadline(common::DescribeRequest {}, deadline, now());
         self.peer
             .described(self.client.clone().describe(request).await)
@@ -484,18 +509,6 @@ fn positions(wire: &[u32], asked: usize, path: &str) -> Result<Vec<usize>, Field
         }
     };
     positions.map(position).collect()
-}
-
-/// What a replica says it holds; an entry that breaks the contract is left out, and logged.
-fn held_from_wire(described: common::DescribeResponse, peer: &Peer) -> Vec<Held> {
-    let held = described.snapshots.into_iter().map(held_snapshot);
-    held.filter_map(|held| {
-        held.map_err(
-            |error| tracing::warn!(peer = peer.name, %error, "a replica describes itself wrongly"),
-        )
-        .ok()
-    })
-    .collect()
 }
 
 fn held_snapshot(wire: common::HeldSnapshot) -> Result<Held, FieldError> {

@@ -1,6 +1,6 @@
 //! What can go wrong with a search. Becomes a status in `grpc.rs`, by the one table of `service-kit`.
 
-use search_core::{CollectionName, ErrorKind, FieldError, StageReason};
+use search_core::{CollectionName, ErrorKind, FieldError, RefusedCollection, StageReason};
 
 /// Why a search has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +139,8 @@ impl CallError {
 pub(crate) enum PlaceError {
     #[error("collection: {0} does not exist")]
     UnknownCollection(CollectionName),
+    #[error("collection {} cannot be served: {}", .0.collection, .0.reason)]
+    Refused(RefusedCollection),
     #[error("no {} can be reached", .0.name())]
     NoReplica(Service),
     #[error("no {} holds shard {shard} of collection {collection}", service.name())]
@@ -159,6 +161,8 @@ impl PlaceError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownCollection(_) => ErrorKind::NotFound,
+            Self::Refused(refused) if refused.may_pass => ErrorKind::Unavailable,
+            Self::Refused(_) => ErrorKind::DataLoss,
             Self::NoReplica(_) | Self::ShardMissing { .. } | Self::NoCommonSnapshot(_) => {
                 ErrorKind::Unavailable
             }
@@ -170,9 +174,10 @@ impl PlaceError {
         match self {
             Self::NoReplica(_) => StageReason::Unavailable,
             Self::ShardMissing { .. } => StageReason::ShardMissing,
-            Self::UnknownCollection(_) | Self::NoCommonSnapshot(_) | Self::NoVectors(_) => {
-                StageReason::SnapshotMissing
-            }
+            Self::UnknownCollection(_)
+            | Self::Refused(_)
+            | Self::NoCommonSnapshot(_)
+            | Self::NoVectors(_) => StageReason::SnapshotMissing,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The replicas of each stage: asked again and again what they hold, and picked in turn.
 
-use crate::clients::{DenseClient, EncoderClient, Held, SparseClient};
+use crate::clients::{DenseClient, Described, EncoderClient, SparseClient};
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View};
 use crate::plan::Leg;
@@ -109,7 +109,7 @@ impl<C> Replicas<C> {
         describe: impl Fn(&'a C) -> F,
     ) -> ServiceView
     where
-        F: Future<Output = Result<Vec<Held>, CallError>>,
+        F: Future<Output = Result<Described, CallError>>,
     {
         let answers = join_all(self.clients.iter().map(describe)).await;
         let replicas = answers
@@ -120,11 +120,12 @@ impl<C> Replicas<C> {
     }
 }
 
-fn next_state(answer: Result<Vec<Held>, CallError>, before: &ReplicaState) -> ReplicaState {
+fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> ReplicaState {
     let error = match answer {
-        Ok(held) => {
+        Ok(Described { held, refused }) => {
             return ReplicaState {
                 held,
+                refused,
                 is_reachable: true,
                 times_late: 0,
             };
@@ -228,7 +229,10 @@ impl Mesh {
         let placed = view.place(collection, legs);
         let lags = match &placed {
             Ok(placement) => placement.dense == DensePlace::Missing(StageReason::SnapshotMissing),
-            Err(error) => matches!(error, PlaceError::UnknownCollection(_)),
+            Err(error) => matches!(
+                error,
+                PlaceError::UnknownCollection(_) | PlaceError::Refused(_)
+            ),
         };
         if view.generation > 0 && !lags {
             return placed;
@@ -250,8 +254,9 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::Held;
 
-    fn failed(kind: ErrorKind) -> Result<Vec<Held>, CallError> {
+    fn failed(kind: ErrorKind) -> Result<Described, CallError> {
         Err(CallError {
             service: Service::SparseRetriever,
             replica: "one".to_owned(),
@@ -261,9 +266,9 @@ mod tests {
         })
     }
 
-    fn holding() -> Vec<Held> {
+    fn holding() -> Described {
         let collection = CollectionName::try_from("docs").unwrap();
-        vec![Held {
+        let held = vec![Held {
             snapshot: search_core::SnapshotId {
                 collection,
                 number: 1,
@@ -272,7 +277,11 @@ mod tests {
             held_shards: vec![0],
             encoder_fingerprint: String::new(),
             passages: 1,
-        }]
+        }];
+        Described {
+            held,
+            refused: Vec::new(),
+        }
     }
 
     /// Whether a replica that answered once still counts after these looks.

@@ -3,7 +3,7 @@
 use crate::clients::Held;
 use crate::error::{PlaceError, Service};
 use crate::plan::Leg;
-use search_core::{CollectionName, SnapshotId, StageReason};
+use search_core::{CollectionName, RefusedCollection, SnapshotId, StageReason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReplicaState {
     pub(crate) held: Vec<Held>,
+    pub(crate) refused: Vec<RefusedCollection>,
     /// It answered when it was last asked, or was late for the first time.
     pub(crate) is_reachable: bool,
     /// Looks, one behind the other, at which it was late.
@@ -124,7 +125,7 @@ impl ServiceView {
         let snapshots = self
             .collections
             .get(collection)
-            .ok_or_else(|| self.unknown(collection))?;
+            .ok_or_else(|| self.not_held(collection))?;
         let is_complete = |holding: &Holding| holding.missing_shard().is_none();
         let complete: Snapshots = snapshots
             .iter()
@@ -142,6 +143,19 @@ impl ServiceView {
                 shard,
             }),
             _ => Ok(complete),
+        }
+    }
+
+    /// Why nobody holds it: somebody found it but cannot serve it, or it is unknown.
+    fn not_held(&self, collection: &CollectionName) -> PlaceError {
+        let refusals = self.replicas.iter().flat_map(|replica| &replica.refused);
+        let refused = refusals
+            .filter(|refused| refused.collection == *collection)
+            // Damage does not pass: it is what has to be told.
+            .min_by_key(|refused| refused.may_pass);
+        match refused {
+            Some(refused) => PlaceError::Refused(refused.clone()),
+            None => self.unknown(collection),
         }
     }
 
@@ -299,6 +313,7 @@ mod tests {
     fn replica(held: impl IntoIterator<Item = Held>) -> ReplicaState {
         ReplicaState {
             held: held.into_iter().collect(),
+            refused: Vec::new(),
             is_reachable: true,
             times_late: 0,
         }
@@ -360,6 +375,31 @@ mod tests {
             place(vec![]),
             PlaceError::NoReplica(Service::SparseRetriever)
         );
+    }
+
+    #[test]
+    fn a_refused_collection_is_told_unless_another_replica_holds_it() {
+        let refused = |reason: &str, may_pass| RefusedCollection {
+            collection: name(),
+            reason: reason.to_owned(),
+            may_pass,
+        };
+        let refusing = |refused| ReplicaState {
+            refused: vec![refused],
+            ..replica([])
+        };
+        let away = refusing(refused("away", true));
+        let damaged = refusing(refused("damaged", false));
+        let place = |replicas| view(replicas, vec![]).place(&name(), &[Leg::Sparse]);
+        assert_eq!(
+            place(vec![away.clone()]),
+            Err(PlaceError::Refused(refused("away", true)))
+        );
+        assert_eq!(
+            place(vec![away, damaged.clone()]),
+            Err(PlaceError::Refused(refused("damaged", false)))
+        );
+        assert!(place(vec![damaged, all(&[1])]).is_ok());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use search_core::{
-    Address, Candidate, Deadline, FieldError, Filter, HeldSnapshot, ParsedQuery, SnapshotId,
+    Address, Candidate, Deadline, FieldError, Filter, HeldSnapshot, ParsedQuery, RefusedCollection,
+    SnapshotId,
 };
 use segment::catalog::{Catalog, Following};
 use segment::documents::StoredPassage;
@@ -75,6 +76,11 @@ impl App {
     /// What is held.
     pub(crate) fn held(&self) -> Vec<HeldSnapshot> {
         self.catalog.held()
+    }
+
+    /// What cannot be served.
+    pub(crate) fn refused(&self) -> Vec<RefusedCollection> {
+        self.catalog.refused()
     }
 
     /// The best passages of a shard.

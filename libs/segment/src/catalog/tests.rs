@@ -291,6 +291,12 @@ async fn a_collection_that_could_not_be_loaded_is_unavailable_and_says_why() {
         (error.to_string().as_str(), error.kind()),
         (wanted, ErrorKind::Unavailable)
     );
+    let refused = RefusedCollection {
+        collection: name(),
+        reason: "snapshot 1: snapshots/1-run/statistics.fst: is missing".to_owned(),
+        may_pass: false,
+    };
+    assert_eq!(mesh.catalog.refused(), [refused]);
 }
 
 #[tokio::test]
@@ -311,6 +317,7 @@ async fn a_damaged_manifest_is_a_problem_and_changes_nothing() {
             .message
             .contains("00000000000000000002.json")
     );
+    assert_eq!(mesh.catalog.refused(), []);
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ pub(crate) struct Script {
     /// Snapshots that the sparse and the dense retrievers announce.
     pub(crate) sparse_held: Vec<u64>,
     pub(crate) dense_held: Vec<u64>,
+    /// Collections that both refuse.
+    pub(crate) refused_collections: Vec<common::RefusedCollection>,
     /// Snapshots that stage calls accept; others were retired.
     pub(crate) accepted: BTreeSet<u64>,
     /// Shards that retrievers announce; empty: all.
@@ -74,6 +76,7 @@ impl Script {
             shards,
             sparse_held: vec![1],
             dense_held: vec![1],
+            refused_collections: Vec::new(),
             accepted: BTreeSet::from([1]),
             announced_shards: Vec::new(),
             index_fingerprint: FINGERPRINT.to_owned(),
@@ -108,6 +111,7 @@ impl Script {
         };
         common::DescribeResponse {
             snapshots: numbers.iter().map(held).collect(),
+            refused_collections: self.refused_collections.clone(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! What is wrong with a peer becomes a retry, a degraded answer that says so, or the right status; never a silent loss.
 
-use crate::fakes::{Fake, Mesh, dense, encoder, gone, ids, request, small, sparse, stage};
+use crate::fakes::{
+    COLLECTION, Fake, Mesh, dense, encoder, gone, ids, request, small, sparse, stage,
+};
 use crate::sharding::{many, sharded};
 use orchestrator::Peers;
 use search_core::Address;
+use search_proto::common::RefusedCollection;
 use search_proto::search::{self, StageReason, StageStatus};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,6 +27,56 @@ async fn a_fresh_commit_is_found_on_demand() {
         script.dense_held = vec![1];
     });
     assert!(!mesh.ask(request("")).await.unwrap().degraded);
+}
+
+#[tokio::test]
+async fn a_collection_that_all_refuse_is_told_with_the_reason_until_it_is_mended() {
+    let mut script = small();
+    script.sparse_held.clear();
+    script.dense_held.clear();
+    let mesh = Mesh::start(script).await;
+    for (may_pass, code) in [(false, Code::DataLoss), (true, Code::Unavailable)] {
+        mesh.change(|script| {
+            script.refused_collections = vec![RefusedCollection {
+                collection: COLLECTION.to_owned(),
+                reason: "a.fst: is damaged".to_owned(),
+                may_pass,
+            }];
+        });
+        for pipeline in ["hybrid", "sparse", "dense"] {
+            let status = mesh.ask(request(pipeline)).await.unwrap_err();
+            assert_eq!(status.code(), code, "{pipeline}: {status}");
+            assert_eq!(
+                status.message(),
+                "collection docs cannot be served: a.fst: is damaged"
+            );
+            assert!(status.details().is_empty());
+        }
+    }
+    mesh.change(|script| {
+        script.sparse_held = vec![1];
+        script.dense_held = vec![1];
+        script.refused_collections.clear();
+    });
+    assert!(!mesh.ask(request("")).await.unwrap().degraded);
+}
+
+#[tokio::test]
+async fn vectors_that_all_refuse_degrade_hybrid_and_are_told() {
+    let mut script = small();
+    script.dense_held.clear();
+    script.refused_collections = vec![RefusedCollection {
+        collection: COLLECTION.to_owned(),
+        reason: "rotation.bin: is damaged".to_owned(),
+        may_pass: false,
+    }];
+    let mesh = Mesh::start(script).await;
+    let status = mesh.ask(request("dense")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss, "{status}");
+    assert!(status.message().contains("rotation.bin"), "{status}");
+    let answer = mesh.ask(request("hybrid")).await.unwrap();
+    assert!(answer.degraded);
+    assert_eq!(stage(&answer, "dense").status(), StageStatus::Failed);
 }
 
 #[tokio::test]
