@@ -1,6 +1,6 @@
 //! Scripted peers over in-process connections: they answer from a table of passages whose scores the test chose.
 
-use orchestrator::{App, Config, Peers, RawConfig};
+use orchestrator::{App, Config, Peers, RawConfig, RawMethod};
 use search_core::{Address, ErrorKind, FieldError};
 use search_proto::dense::dense_retriever_service_server::{
     DenseRetrieverService, DenseRetrieverServiceServer,
@@ -553,6 +553,9 @@ fn config(depth: u32) -> Config {
     };
     for pipeline in raw.pipelines.values_mut() {
         pipeline.retrieve_depth = depth;
+        // Scores that can be checked by hand.
+        pipeline.fusion.method = RawMethod::MinMax;
+        pipeline.fusion.alpha = 0.5;
     }
     let mut problems = Problems::default();
     let config = raw.validate("orchestrator", &mut problems);
