@@ -436,7 +436,10 @@ struct Field<'a>(&'a str);
 
 impl fmt::Display for Field<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_bare = !self.0.is_empty() && self.0.chars().all(is_word) && !is_reserved(self.0);
+        let is_bare = !self.0.is_empty()
+            && !self.0.starts_with('\'')
+            && self.0.chars().all(is_word)
+            && !is_reserved(self.0);
         if is_bare {
             formatter.write_str(self.0)
         } else {

@@ -34,9 +34,10 @@ impl Backend {
         })
     }
 
-    /// The options that name this mesh on a command line, with a space behind them.
-    pub(crate) fn arguments(&self) -> &str {
-        &self.arguments
+    /// How to call a command on this mesh: the program and the options that name the mesh.
+    pub(crate) fn invocation(&self, command: &str) -> String {
+        let program = std::env::args().next().unwrap_or_default();
+        format!("{program} {command} {}", self.arguments)
     }
 }
 

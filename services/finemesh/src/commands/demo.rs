@@ -93,19 +93,20 @@ async fn ask(backend: &mut Backend, question: &str) -> Result<()> {
 }
 
 fn print_next_steps(backend: &Backend) -> Result<()> {
-    let place = backend.arguments();
+    let search = backend.invocation("search");
+    let index = backend.invocation("index");
     say(format_args!("next:"))?;
     say(format_args!(
-        "  finemesh search {place}--collection {COLLECTION} --explain \"cancel a task when its caller goes away\""
+        "  {search}--collection {COLLECTION} --explain \"cancel a task when its caller goes away\""
     ))?;
     say(format_args!(
-        "  finemesh search {place}--collection {COLLECTION} --filter 'crate = \"tokio\"' \"run blocking code\""
+        "  {search}--collection {COLLECTION} --filter 'crate = \"tokio\"' \"run blocking code\""
     ))?;
     say(format_args!(
-        "  finemesh search {place}--collection {COLLECTION} --pipeline sparse '+\"memory map\" -windows'"
+        "  {search}--collection {COLLECTION} --pipeline sparse '+\"memory map\" -windows'"
     ))?;
     say(format_args!(
-        "  finemesh index {place}--collection mine FILE.jsonl      one object a line: _id, title, text, metadata"
+        "  {index}--collection mine FILE.jsonl      one object a line: _id, title, text, metadata"
     ))?;
     Ok(())
 }
