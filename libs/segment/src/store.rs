@@ -159,27 +159,19 @@ impl Store {
     /// Collections at a path, a `file:///` URL, or (with the feature `s3`) `s3://bucket/prefix`. `cache_folder`
     /// is for copies of remote files.
     pub fn open(location: &str, cache_folder: &Path) -> Result<Self, SegmentError> {
-        match location.split_once("://") {
-            None => Self::local(Path::new(location)),
-            // Percent signs would need decoding: such a folder is better named by its plain path.
-            Some(("file", path)) if path.starts_with('/') && !path.contains('%') => {
-                Self::local(Path::new(path))
-            }
-            Some(("s3", bucket)) => open_s3(bucket, cache_folder),
-            Some(_) => Err(unknown_location(location)),
+        match Location::parse(location)? {
+            Location::Folder(folder) => Self::local(folder),
+            Location::S3(bucket) => open_s3(bucket, cache_folder),
         }
     }
 
     /// Whether [`Store::open`] understands the location, for the check of a configuration.
     pub fn check_location(location: &str) -> Result<(), SegmentError> {
-        match location.split_once("://") {
-            None => Ok(()),
-            Some(("file", path)) if path.starts_with('/') && !path.contains('%') => Ok(()),
-            Some(("s3", _)) if cfg!(feature = "s3") => Ok(()),
-            Some(("s3", _)) => Err(SegmentError::invalid(format!(
+        match Location::parse(location)? {
+            Location::S3(_) if !cfg!(feature = "s3") => Err(SegmentError::invalid(format!(
                 "{location}: this program was built without the feature `s3`"
             ))),
-            Some(_) => Err(unknown_location(location)),
+            Location::S3(_) | Location::Folder(_) => Ok(()),
         }
     }
 
@@ -520,10 +512,27 @@ fn manifest_version(meta: &ObjectMeta) -> Option<ManifestVersion> {
     })
 }
 
-fn unknown_location(location: &str) -> SegmentError {
-    SegmentError::invalid(format!(
-        "{location}: not a path, file:///path or s3://bucket/prefix"
-    ))
+/// Where collections are kept, as a configuration names it.
+enum Location<'a> {
+    Folder(&'a Path),
+    /// What follows the scheme: bucket and prefix.
+    S3(&'a str),
+}
+
+impl<'a> Location<'a> {
+    fn parse(location: &'a str) -> Result<Self, SegmentError> {
+        match location.split_once("://") {
+            None => Ok(Self::Folder(Path::new(location))),
+            // Percent signs would need decoding: such a folder is better named by its plain path.
+            Some(("file", path)) if path.starts_with('/') && !path.contains('%') => {
+                Ok(Self::Folder(Path::new(path)))
+            }
+            Some(("s3", bucket)) => Ok(Self::S3(bucket)),
+            Some(_) => Err(SegmentError::invalid(format!(
+                "{location}: not a path, file:///path or s3://bucket/prefix"
+            ))),
+        }
+    }
 }
 
 #[cfg(feature = "s3")]
