@@ -82,12 +82,15 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         .clone()
         .map(|e| encoder::App::start(config.encoder.clone(), e));
 
+    let add_stages = |builder: &mut ServerBuilder| {
+        sparse.add_to(builder);
+        dense.add_to(builder);
+        if let Some(encoder) = &encoder {
+            encoder.add_to(builder);
+        }
+    };
     let mut stages = ServerBuilder::new(config.server.limits);
-    sparse.add_to(&mut stages);
-    dense.add_to(&mut stages);
-    if let Some(encoder) = &encoder {
-        encoder.add_to(&mut stages);
-    }
+    add_stages(&mut stages);
     let stages = stages.build(FILE_DESCRIPTOR_SET)?;
     let peers = Peers {
         sparse: vec![pipe("sparse-retriever", &stages)],
@@ -99,11 +102,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
 
     let mut public = ServerBuilder::new(config.server.limits);
     orchestrator.add_to(&mut public);
-    sparse.add_to(&mut public);
-    dense.add_to(&mut public);
-    if let Some(encoder) = &encoder {
-        encoder.add_to(&mut public);
-    }
+    add_stages(&mut public);
     if let Some(text_encoder) = text_encoder {
         let after_commit = move |_| {
             let (sparse, dense, orchestrator) =
