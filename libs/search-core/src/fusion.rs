@@ -46,26 +46,37 @@ pub struct StageScores<'a> {
     pub scores: &'a [f32],
 }
 
-/// What comes out for one stage; arrays parallel to the candidates.
+/// What comes out for one stage: what becomes of a raw score there, be it a candidate's or another one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FusedStage {
     /// The weight of the stage.
     pub weight: f64,
-    /// The scores on the common scale.
-    pub normalized: Vec<f64>,
-    /// The raw scores, best first. Of thousands of candidates few are explained: ranks are found when asked for.
+    scale: Scale,
+    /// The raw scores, best first.
     descending: Vec<f32>,
 }
 
 impl FusedStage {
-    /// What the stage adds to a candidate's score.
-    pub fn contribution(&self, candidate: usize) -> f64 {
-        self.weight * self.normalized[candidate]
+    /// The score on the common scale.
+    pub fn normalized(&self, score: f32) -> f64 {
+        match self.scale {
+            Scale::Raw => f64::from(score),
+            Scale::Linear(linear) => linear.value(score),
+            Scale::Reciprocal { rank_constant } => reciprocal(rank_constant, self.rank(score)),
+        }
+    }
+
+    /// What the stage adds to the final score of a candidate with this raw score.
+    pub fn contribution(&self, score: f32) -> f64 {
+        self.weight * self.normalized(score)
     }
 
     /// One-based rank of a candidate with this raw score; equal scores have equal ranks.
     pub fn rank(&self, score: f32) -> u32 {
-        rank(&self.descending, score)
+        let greater = self
+            .descending
+            .partition_point(|other| other.total_cmp(&score) == Ordering::Greater);
+        u32::try_from(greater + 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -85,49 +96,46 @@ pub fn fuse(method: Method, stages: &[StageScores<'_>]) -> Fused {
         .map(|stage| stage.scores.len())
         .min()
         .unwrap_or(0);
-    let stages: Vec<FusedStage> = stages
+    let fused: Vec<FusedStage> = stages
         .iter()
         .map(|stage| fuse_stage(method, stage.weight, &stage.scores[..candidates]))
         .collect();
-    let sum = |candidate| {
-        stages
-            .iter()
-            .fold(0.0, |sum, stage| sum + stage.contribution(candidate))
+    let sum = |candidate: usize| {
+        let both = fused.iter().zip(stages);
+        both.fold(0.0, |sum, (fused, stage)| {
+            sum + fused.contribution(stage.scores[candidate])
+        })
     };
     Fused {
         scores: (0..candidates).map(sum).collect(),
-        stages,
+        stages: fused,
     }
 }
 
 /// The scores of a lone stage as they are, in the same form.
 pub fn keep(scores: &[f32]) -> Fused {
-    let kept: Vec<f64> = scores.iter().copied().map(f64::from).collect();
     let stage = FusedStage {
         weight: 1.0,
+        scale: Scale::Raw,
         descending: descending(scores),
-        normalized: kept.clone(),
     };
     Fused {
-        scores: kept,
+        scores: scores.iter().copied().map(f64::from).collect(),
         stages: vec![stage],
     }
 }
 
 fn fuse_stage(method: Method, weight: f64, scores: &[f32]) -> FusedStage {
     let descending = descending(scores);
-    let normalized = match method {
-        Method::MinMax => scale(scores, min_max(&descending)),
-        Method::ZScore => scale(scores, z_score(&descending)),
-        Method::Dbsf => scale(scores, distribution(&descending)),
-        Method::Rrf { rank_constant } => scores
-            .iter()
-            .map(|score| reciprocal(rank_constant, rank(&descending, *score)))
-            .collect(),
+    let scale = match method {
+        Method::MinMax => Scale::Linear(min_max(&descending)),
+        Method::ZScore => Scale::Linear(z_score(&descending)),
+        Method::Dbsf => Scale::Linear(distribution(&descending)),
+        Method::Rrf { rank_constant } => Scale::Reciprocal { rank_constant },
     };
     FusedStage {
         weight,
-        normalized,
+        scale,
         descending,
     }
 }
@@ -138,57 +146,60 @@ fn descending(scores: &[f32]) -> Vec<f32> {
     descending
 }
 
-/// One more than the number of greater scores.
-fn rank(descending: &[f32], score: f32) -> u32 {
-    let greater = descending.partition_point(|other| other.total_cmp(&score) == Ordering::Greater);
-    u32::try_from(greater + 1).unwrap_or(u32::MAX)
-}
-
 fn reciprocal(rank_constant: u32, rank: u32) -> f64 {
     1.0 / (f64::from(rank_constant) + f64::from(rank))
 }
 
+/// From a stage's own scores to the common scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scale {
+    Raw,
+    Linear(Linear),
+    Reciprocal { rank_constant: u32 },
+}
+
 /// A linear scale: `low` becomes 0 and `low + width` becomes 1.
-#[derive(Clone, Copy, Debug)]
-struct Scale {
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Linear {
     low: f64,
     width: f64,
     /// What every value becomes when there is no width.
     middle: f64,
 }
 
-fn scale(scores: &[f32], scale: Scale) -> Vec<f64> {
-    let value = |score: &f32| (f64::from(*score) - scale.low) / scale.width;
-    // Written so that a width that is not a number is no width either.
-    if scale.width > 0.0 {
-        scores.iter().map(value).collect()
-    } else {
-        vec![scale.middle; scores.len()]
+impl Linear {
+    fn value(self, score: f32) -> f64 {
+        // Written so that a width that is not a number is no width either.
+        if self.width > 0.0 {
+            (f64::from(score) - self.low) / self.width
+        } else {
+            self.middle
+        }
     }
 }
 
-fn min_max(descending: &[f32]) -> Scale {
+fn min_max(descending: &[f32]) -> Linear {
     let at = |score: Option<&f32>| score.copied().map_or(0.0, f64::from);
     let (max, min) = (at(descending.first()), at(descending.last()));
-    Scale {
+    Linear {
         low: min,
         width: max - min,
         middle: 0.5,
     }
 }
 
-fn z_score(descending: &[f32]) -> Scale {
+fn z_score(descending: &[f32]) -> Linear {
     let (mean, deviation) = mean_and_deviation(descending);
-    Scale {
+    Linear {
         low: mean,
         width: deviation,
         middle: 0.0,
     }
 }
 
-fn distribution(descending: &[f32]) -> Scale {
+fn distribution(descending: &[f32]) -> Linear {
     let (mean, deviation) = mean_and_deviation(descending);
-    Scale {
+    Linear {
         low: mean - 3.0 * deviation,
         width: 6.0 * deviation,
         middle: 0.5,
@@ -237,6 +248,13 @@ mod tests {
         scores.iter().map(|score| stage.rank(*score)).collect()
     }
 
+    fn normalized(stage: &FusedStage, scores: &[f32]) -> Vec<f64> {
+        scores
+            .iter()
+            .map(|score| stage.normalized(*score))
+            .collect()
+    }
+
     fn assert_close(actual: &[f64], expected: &[f64]) {
         assert_eq!(actual.len(), expected.len());
         for (actual, expected) in actual.iter().zip(expected) {
@@ -250,8 +268,11 @@ mod tests {
     #[test]
     fn golden_min_max() {
         let fused = fuse_both(Method::MinMax, 0.6);
-        assert_close(&fused.stages[0].normalized, &[1.0, 0.5, 0.5, 0.0]);
-        assert_close(&fused.stages[1].normalized, &[0.0, 1.0, 0.25, 0.5]);
+        assert_close(&normalized(&fused.stages[0], &DENSE), &[1.0, 0.5, 0.5, 0.0]);
+        assert_close(
+            &normalized(&fused.stages[1], &SPARSE),
+            &[0.0, 1.0, 0.25, 0.5],
+        );
         assert_close(&fused.scores, &[0.6, 0.7, 0.4, 0.2]);
     }
 
@@ -259,13 +280,13 @@ mod tests {
     fn golden_z_score() {
         let fused = fuse_both(Method::ZScore, 0.5);
         assert_close(
-            &fused.stages[0].normalized,
+            &normalized(&fused.stages[0], &DENSE),
             &[2.0_f64.sqrt(), 0.0, 0.0, -(2.0_f64.sqrt())],
         );
         // mean 5.25, variance (27.5625 + 45.5625 + 5.0625 + 0.5625) / 4
         let deviation = 19.6875_f64.sqrt();
         assert_close(
-            &fused.stages[1].normalized,
+            &normalized(&fused.stages[1], &SPARSE),
             &[-5.25, 6.75, -2.25, 0.75].map(|x| x / deviation),
         );
     }
@@ -292,7 +313,7 @@ mod tests {
         let fused = fuse_both(Method::Dbsf, 0.5);
         let deviation = 0.08_f64.sqrt();
         assert_close(
-            &fused.stages[0].normalized,
+            &normalized(&fused.stages[0], &DENSE),
             &[
                 0.5 + 0.4 / (6.0 * deviation),
                 0.5,
@@ -327,7 +348,7 @@ mod tests {
         let kept = keep(&SPARSE);
         assert_eq!(kept.scores, [0.0, 12.0, 3.0, 6.0]);
         assert_eq!(ranks(&kept.stages[0], &SPARSE), [4, 1, 3, 2]);
-        assert_eq!(kept.stages[0].contribution(1), 12.0);
+        assert_eq!(kept.stages[0].contribution(SPARSE[1]), 12.0);
     }
 
     #[test]
@@ -412,7 +433,7 @@ mod tests {
             let stages = [StageScores { weight: alpha, scores: &dense }, StageScores { weight: 1.0 - alpha, scores: &sparse }];
             let fused = fuse(method, &stages);
             for (candidate, score) in fused.scores.iter().enumerate() {
-                let sum: f64 = fused.stages.iter().map(|stage| stage.weight * stage.normalized[candidate]).sum();
+                let sum: f64 = fused.stages.iter().zip(&stages).map(|(fused, stage)| fused.weight * fused.normalized(stage.scores[candidate])).sum();
                 prop_assert_eq!(sum, *score);
                 prop_assert!(score.is_finite());
             }

@@ -64,6 +64,8 @@ impl fmt::Display for Score {
 pub struct Candidate {
     /// The passage.
     pub address: Address,
+    /// Its document, named by the address of the document's first passage.
+    pub document: Address,
     /// Its score.
     pub score: Score,
 }
@@ -103,6 +105,7 @@ mod tests {
     fn best_comes_first_and_ties_go_by_address() {
         let candidate = |score: f32, ordinal| Candidate {
             address: Address::new(0, ordinal),
+            document: Address::new(0, ordinal),
             score: score.try_into().unwrap(),
         };
         let mut list = [

@@ -25,28 +25,48 @@ pub fn candidates_to_wire(candidates: &[Candidate]) -> common::Candidates {
             .iter()
             .map(|candidate| candidate.score.get())
             .collect(),
+        places: candidates.iter().map(place_in_document).collect(),
     }
 }
 
 /// Unpacks candidates, in their order.
 pub fn candidates_from_wire(wire: &common::Candidates) -> Result<Vec<Candidate>, FieldError> {
-    if wire.addresses.len() != wire.scores.len() {
-        let message = format!(
-            "has {} values for {} addresses",
-            wire.scores.len(),
-            wire.addresses.len()
-        );
-        return Err(FieldError::new("scores", message));
+    for (field, values) in [("scores", wire.scores.len()), ("places", wire.places.len())] {
+        if values != wire.addresses.len() {
+            let message = format!("has {values} values for {} addresses", wire.addresses.len());
+            return Err(FieldError::new(field, message));
+        }
     }
-    let pairs = wire.addresses.iter().zip(&wire.scores).enumerate();
-    pairs
-        .map(|(position, (address, score))| {
-            Ok(Candidate {
-                address: Address::from_u64(*address),
-                score: score_from_wire(*score, position)?,
-            })
+    let candidate = |(position, &address): (usize, &u64)| {
+        let address = Address::from_u64(address);
+        Ok(Candidate {
+            address,
+            document: document_from_wire(address, wire.places[position], position)?,
+            score: score_from_wire(wire.scores[position], position)?,
         })
-        .collect()
+    };
+    wire.addresses.iter().enumerate().map(candidate).collect()
+}
+
+/// How far a passage is behind the first one of its document.
+fn place_in_document(candidate: &Candidate) -> u32 {
+    candidate
+        .address
+        .ordinal()
+        .saturating_sub(candidate.document.ordinal())
+}
+
+fn document_from_wire(
+    address: Address,
+    place: u32,
+    position: usize,
+) -> Result<Address, FieldError> {
+    let outside = || {
+        let message = format!("is {place} for the passage {address}");
+        FieldError::new(format!("places[{position}]"), message)
+    };
+    let first = address.ordinal().checked_sub(place).ok_or_else(outside)?;
+    Ok(Address::new(address.segment(), first))
 }
 
 /// Checks an array of scores.
@@ -448,10 +468,33 @@ mod tests {
         let wire = common::Candidates {
             addresses: vec![1, 2],
             scores: vec![0.5],
+            places: vec![0, 0],
         };
         assert_eq!(
             candidates_from_wire(&wire).unwrap_err().to_string(),
             "scores: has 1 values for 2 addresses"
+        );
+        let wire = common::Candidates {
+            scores: vec![0.5, 0.4],
+            places: Vec::new(),
+            ..wire
+        };
+        assert_eq!(
+            candidates_from_wire(&wire).unwrap_err().to_string(),
+            "places: has 0 values for 2 addresses"
+        );
+    }
+
+    #[test]
+    fn a_place_in_front_of_the_segment_is_refused() {
+        let wire = common::Candidates {
+            addresses: vec![Address::new(7, 2).to_u64(), Address::new(7, 1).to_u64()],
+            scores: vec![0.5, 0.4],
+            places: vec![2, 2],
+        };
+        assert_eq!(
+            candidates_from_wire(&wire).unwrap_err().to_string(),
+            "places[1]: is 2 for the passage 7:1"
         );
     }
 
@@ -461,6 +504,7 @@ mod tests {
             let wire = common::Candidates {
                 addresses: vec![1, 2],
                 scores: vec![0.5, score],
+                places: vec![0, 0],
             };
             assert_eq!(candidates_from_wire(&wire).unwrap_err().path, "scores[1]");
             assert_eq!(
@@ -655,9 +699,15 @@ mod tests {
         }
 
         #[test]
-        fn candidates_survive_the_wire(pairs in prop::collection::vec((any::<u64>(), -1e30_f32..1e30), 0..50)) {
-            let candidate = |(address, score): (u64, f32)| Candidate { address: Address::from_u64(address), score: score.try_into().unwrap() };
-            let candidates: Vec<Candidate> = pairs.into_iter().map(candidate).collect();
+        fn candidates_survive_the_wire(
+            passages in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u32>(), -1e30_f32..1e30), 0..50)
+        ) {
+            let candidate = |(segment, one, other, score): (u32, u32, u32, f32)| Candidate {
+                address: Address::new(segment, one.max(other)),
+                document: Address::new(segment, one.min(other)),
+                score: score.try_into().unwrap(),
+            };
+            let candidates: Vec<Candidate> = passages.into_iter().map(candidate).collect();
             prop_assert_eq!(candidates_from_wire(&candidates_to_wire(&candidates)), Ok(candidates));
         }
 

@@ -349,6 +349,12 @@ impl Documents {
         self.document_id(self.document_of(ordinal)?)
     }
 
+    /// The first passage of the document that a passage is part of. None: there is no such passage.
+    #[must_use]
+    pub fn first_passage_of(&self, ordinal: u32) -> Option<u32> {
+        self.first_passage(self.document_of(ordinal)?)
+    }
+
     /// The passages of the document with this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Range<u32>> {

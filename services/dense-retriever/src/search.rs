@@ -272,8 +272,11 @@ impl Hit<'_> {
     }
 
     fn candidate(&self) -> Result<Candidate, Error> {
+        // Opening has checked that every row has a document.
+        let first = self.target.documents.first_passage_of(self.row);
         Ok(Candidate {
             address: self.address(),
+            document: Address::new(self.target.number, first.unwrap_or(self.row)),
             score: Score::try_from(self.score)?,
         })
     }

@@ -31,7 +31,11 @@ fn best(first: u64) -> Option<common::Candidates> {
     let mut addresses: Vec<u64> = (first..first + DEPTH).collect();
     addresses.sort_by(|left, right| score(*right).total_cmp(&score(*left)).then(left.cmp(right)));
     let scores = addresses.iter().map(|address| score(*address)).collect();
-    Some(common::Candidates { addresses, scores })
+    Some(common::Candidates {
+        places: vec![0; addresses.len()],
+        addresses,
+        scores,
+    })
 }
 
 /// Answers made ahead.

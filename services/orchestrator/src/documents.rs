@@ -38,10 +38,12 @@ impl Wanted {
     }
 }
 
-/// A passage and the shard that holds it.
+/// A passage, its document and the shard that holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PassageRef {
     pub(crate) address: Address,
+    /// The document's first passage, which names it.
+    pub(crate) document: Address,
     pub(crate) shard: u32,
 }
 

@@ -1,10 +1,8 @@
-//! From ranked passages to documents, and their texts.
+//! From ranked documents to their texts.
 //!
-//! A document is represented by its best passage. Document ids are looked up from the top down, as many as the page needs, always
-//! whole groups of equal scores: so the page is exact, and equal scores are ordered by document id whatever the sharding.
-//!
-//! Texts are fetched for the page alone. Mostly it is the next passages of the ranking, each of another document: their texts are
-//! asked for together with the ids, which saves a small page a hop; what turns out otherwise is fetched afterwards.
+//! Texts are fetched for the page alone, and document ids for what may change it: the places in front of it, of which some may not be
+//! there to be shown, and equal scores at its end, which are ordered by document id whatever the sharding. So the page is exact, and
+//! the usual one takes one call to each shard.
 
 use crate::clients::Passage;
 use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted};
@@ -12,12 +10,10 @@ use crate::error::SearchError;
 use crate::funnel::{Hit, Run, StageWatch};
 use crate::fuse::Ranking;
 use search_core::{StageReason, StageReport, StageStatus};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use tracing::Instrument;
 
-/// Passages looked up beyond the page at first: some are of documents that are on it already.
-const FIRST_MARGIN: usize = 8;
 /// Longest page whose texts are asked for before it is known: a text too many costs more than an id.
 const MAX_EARLY_TEXTS: usize = 100;
 
@@ -28,14 +24,14 @@ pub(crate) struct Responded {
     pub(crate) reports: Vec<StageReport>,
 }
 
-/// A document's best passage.
+/// A document that can be shown.
 #[derive(Debug)]
-struct Best {
+struct Shown {
     document_id: String,
     place: usize,
 }
 
-/// Texts by the place of their passage in the ranking.
+/// Texts by the place of their document in the ranking.
 type Texts = HashMap<usize, Passage>;
 
 impl Run<'_> {
@@ -71,12 +67,12 @@ impl Run<'_> {
         watch: &mut StageWatch,
     ) -> Result<Vec<Hit>, SearchError> {
         let request = &self.plan.request;
-        let mut texts = Texts::new();
-        let best = self.best_passages(ranking, &mut texts, watch).await?;
-        if best.len() < request.page_end() && !is_exhaustive {
+        let mut texts = self.early_texts(ranking, watch).await?;
+        let shown = self.shown(ranking, &texts, watch).await?;
+        if shown.len() < request.page_end() && !is_exhaustive {
             watch.lessen(StageStatus::Partial, StageReason::Depth);
         }
-        let places = best.iter().map(|best| best.place);
+        let places = shown.iter().map(|shown| shown.place);
         let page: Vec<usize> = places.skip(request.offset).take(request.k).collect();
         let missing = page.iter().filter(|place| !texts.contains_key(place));
         let missing: Vec<usize> = missing.copied().collect();
@@ -109,7 +105,7 @@ impl Run<'_> {
         }
     }
 
-    /// The passages at these places of the ranking.
+    /// The documents at these places of the ranking, by the passages that they are shown by.
     async fn look_up(
         self,
         ranking: &Ranking,
@@ -120,77 +116,75 @@ impl Run<'_> {
         self.fetch(&refs, wanted).await
     }
 
-    /// The best documents in the canonical order, as many as the page needs, or more, or all there are.
-    async fn best_passages(
+    /// The texts of a short page as it is if nothing is tied and all can be shown. What cannot be shown is asked for again, and
+    /// counted then.
+    async fn early_texts(
         self,
         ranking: &Ranking,
-        texts: &mut Texts,
         watch: &mut StageWatch,
-    ) -> Result<Vec<Best>, SearchError> {
-        let needed = self.plan.request.page_end();
-        let mut early = self.early_places(ranking);
-        let mut best = Vec::new();
-        let mut seen = HashSet::new();
-        let mut start = 0;
-        let mut size = needed + needed / 4 + FIRST_MARGIN;
-        while best.len() < needed && start < ranking.len() {
-            let end = end_of_ties(ranking, start.saturating_add(size).min(ranking.len()));
-            // Those of the first round alone: then there are none left.
-            let early = std::mem::take(&mut early);
-            let (ids, early_texts) = futures::try_join!(
-                self.in_canonical_order(ranking, start..end, watch),
-                self.look_up(ranking, &early, Wanted::Texts),
-            )?;
-            note_calls(&early_texts, watch);
-            keep(texts, &early, early_texts);
-            for candidate in ids {
-                if seen.insert(candidate.document_id.clone()) {
-                    best.push(candidate);
-                }
-            }
-            start = end;
-            size *= 2;
-        }
-        Ok(best)
-    }
-
-    /// Where the page is if nothing is tied and no document comes twice.
-    fn early_places(self, ranking: &Ranking) -> Vec<usize> {
+    ) -> Result<Texts, SearchError> {
         let request = &self.plan.request;
-        let end = request.page_end().min(ranking.len());
-        if request.k > MAX_EARLY_TEXTS {
-            return Vec::new();
+        let mut texts = Texts::new();
+        if request.k <= MAX_EARLY_TEXTS {
+            let end = request.page_end().min(ranking.len());
+            let places: Vec<usize> = (request.offset..end).collect();
+            let looked_up = self.look_up(ranking, &places, Wanted::Texts).await?;
+            note_calls(&looked_up, watch);
+            keep(&mut texts, &places, looked_up);
         }
-        (request.offset..end).collect()
+        Ok(texts)
     }
 
-    /// These places of the ranking, equal scores by document id. Passages that no replica can show are left out.
+    /// The best documents in the canonical order, as many as the page needs, or more, or all there are.
+    async fn shown(
+        self,
+        ranking: &Ranking,
+        texts: &Texts,
+        watch: &mut StageWatch,
+    ) -> Result<Vec<Shown>, SearchError> {
+        let needed = self.plan.request.page_end();
+        let mut shown = Vec::new();
+        let mut start = 0;
+        while shown.len() < needed && start < ranking.len() {
+            let size = needed - shown.len();
+            let end = end_of_ties(ranking, start.saturating_add(size).min(ranking.len()));
+            shown.extend(
+                self.in_canonical_order(ranking, start..end, texts, watch)
+                    .await?,
+            );
+            start = end;
+        }
+        Ok(shown)
+    }
+
+    /// These places of the ranking, equal scores by document id. Documents that no replica can show are left out.
     async fn in_canonical_order(
         self,
         ranking: &Ranking,
         places: Range<usize>,
+        texts: &Texts,
         watch: &mut StageWatch,
-    ) -> Result<Vec<Best>, SearchError> {
-        let refs: Vec<PassageRef> = places.clone().map(|place| ranking.passage(place)).collect();
-        let looked_up = self.fetch(&refs, Wanted::Ids).await?;
+    ) -> Result<Vec<Shown>, SearchError> {
+        let (known, unknown): (Vec<usize>, Vec<usize>) =
+            places.partition(|place| texts.contains_key(place));
+        let looked_up = self.look_up(ranking, &unknown, Wanted::Ids).await?;
         note(&looked_up, watch);
-        let known = places.zip(looked_up.passages);
-        let mut candidates: Vec<Best> = known
-            .filter_map(|(place, passage)| {
-                Some(Best {
-                    document_id: passage?.document_id,
-                    place,
-                })
-            })
+        let fetched = unknown.into_iter().zip(looked_up.passages);
+        let fetched = fetched.filter_map(|(place, passage)| Some((place, passage?.document_id)));
+        let known = known
+            .into_iter()
+            .map(|place| (place, texts[&place].document_id.clone()));
+        let mut shown: Vec<Shown> = known
+            .chain(fetched)
+            .map(|(place, document_id)| Shown { document_id, place })
             .collect();
-        // Stable, and places of equal scores are in the order of addresses, which is the passages' order in a document.
-        candidates.sort_by(|left, right| {
+        shown.sort_by(|left, right| {
             let by_score = ranking
                 .score(right.place)
                 .total_cmp(&ranking.score(left.place));
             by_score.then_with(|| left.document_id.cmp(&right.document_id))
         });
-        Ok(candidates)
+        Ok(shown)
     }
 }
 

@@ -59,6 +59,7 @@ impl ScoredPassage {
         Self {
             passage: PassageRef {
                 address: candidate.address,
+                document: candidate.document,
                 shard,
             },
             score: candidate.score,
@@ -68,6 +69,7 @@ impl ScoredPassage {
     fn candidate(&self) -> Candidate {
         Candidate {
             address: self.passage.address,
+            document: self.passage.document,
             score: self.score,
         }
     }

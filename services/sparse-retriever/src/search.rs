@@ -73,10 +73,12 @@ struct Hit<'a> {
 
 impl Hit<'_> {
     fn candidate(&self) -> Result<Candidate, Error> {
-        let score = Score::try_from(self.score)?;
+        // Opening has checked that every passage has a document.
+        let first = self.target.documents.first_passage_of(self.ordinal);
         Ok(Candidate {
             address: Address::new(self.target.number, self.ordinal),
-            score,
+            document: Address::new(self.target.number, first.unwrap_or(self.ordinal)),
+            score: Score::try_from(self.score)?,
         })
     }
 

@@ -138,6 +138,7 @@ impl Script {
                 .map(|(_, passage)| passage.address.to_u64())
                 .collect(),
             scores: found.iter().map(|(score, _)| *score).collect(),
+            places: found.iter().map(|(_, passage)| passage.passage).collect(),
         }
     }
 

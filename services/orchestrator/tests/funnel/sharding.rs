@@ -73,8 +73,21 @@ fn oracle(
         .chain(dense)
         .filter(|index| !passages[*index].4)
         .collect();
-    let sparse_scores: Vec<f32> = pool.iter().map(|index| passages[*index].2).collect();
-    let dense_scores: Vec<f32> = pool.iter().map(|index| passages[*index].3).collect();
+    let documents: BTreeSet<&String> = pool.iter().map(|index| &passages[*index].0).collect();
+    let best_of = |document: &String, score: &dyn Fn(usize) -> f32| {
+        let of_document = pool.iter().filter(|index| passages[**index].0 == *document);
+        of_document
+            .map(|index| score(*index))
+            .fold(f32::NEG_INFINITY, f32::max)
+    };
+    let scores = |score: &dyn Fn(usize) -> f32| -> Vec<f32> {
+        documents
+            .iter()
+            .map(|document| best_of(document, score))
+            .collect()
+    };
+    let sparse_scores = scores(&|index| passages[index].2);
+    let dense_scores = scores(&|index| passages[index].3);
     let fused = fuse(
         method,
         &[
@@ -88,14 +101,8 @@ fn oracle(
             },
         ],
     );
-    let mut ranked: Vec<(String, f64)> = pool
-        .iter()
-        .zip(fused.scores)
-        .map(|(index, score)| (passages[*index].0.clone(), score))
-        .collect();
+    let mut ranked: Vec<(String, f64)> = documents.into_iter().cloned().zip(fused.scores).collect();
     ranked.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
-    let mut seen = BTreeSet::new();
-    ranked.retain(|(id, _)| seen.insert(id.clone()));
     ranked
 }
 
