@@ -1,1 +1,1 @@
-"""Training data: pairs, triplets, mined lists, BEIR folders and click logs become `Example`s; guards refuse or clean."""
+"""Training data: pairs, triplets, mined lists, BEIR folders and click logs become `Example`s; guards clean them."""

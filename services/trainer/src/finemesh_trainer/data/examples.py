@@ -2,12 +2,12 @@
 
 A line of a file is a JSON object:
 
-    {"query": "…", "positive": "…",                                     a pair
-     "negative": "…"  or  "negatives": ["…", …],                        a triplet, or a mined list
-     "title": "…",                                                      stands before the positive, as the mesh indexes it
+    {"query": "…", "positive": "…",                                 a pair
+     "negative": "…"  or  "negatives": ["…", …],                    a triplet, or a mined list
+     "title": "…",                                                  stands before the positive, as the mesh indexes it
      "weight": 1.0, "group": "…",
      "query_id": "…", "positive_id": "…", "negative_ids": ["…", …],
-     "positive_score": 0.9, "negative_scores": [0.4, …]}                a teacher's scores
+     "positive_score": 0.9, "negative_scores": [0.4, …]}            a teacher's scores
 
 `qid` or `id` are read as `query_id`, and `doc` as `positive_id`: pair files are often cut from BEIR folders under these
 names. Other fields are passed over.
