@@ -21,7 +21,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use service_kit::{Telemetry, TelemetryConfig};
 
@@ -67,6 +67,11 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Result<()> {
+    if let (Some(address), Command::Up | Command::Serve(_)) = (&global.address, &command) {
+        bail!(
+            "--address {address} names a mesh that runs already; where to listen is server.address in the --config file"
+        );
+    }
     match command {
         Command::Up => commands::serve::serve(config, Target::All).await,
         Command::Serve(args) => commands::serve::serve(config, args.target).await,

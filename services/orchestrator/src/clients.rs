@@ -189,6 +189,15 @@ impl Peer {
         scored.map_err(|error| self.malformed(&error))
     }
 
+    /// What a retriever found, no more than was asked for.
+    fn candidates(
+        &self,
+        wire: Option<common::Candidates>,
+        reach: Reach<'_>,
+    ) -> Result<Vec<Candidate>, CallError> {
+        at_most(wire, reach).map_err(|error| self.malformed(&error))
+    }
+
     /// The peer's answer breaks the contract.
     fn malformed(&self, error: &FieldError) -> CallError {
         CallError {
@@ -305,8 +314,7 @@ impl SparseClient {
             .await;
         let found = self.peer.answer(answer)?;
         Ok(Found {
-            candidates: candidates(found.candidates, reach)
-                .map_err(|error| self.peer.malformed(&error))?,
+            candidates: self.peer.candidates(found.candidates, reach)?,
             refused_segments: found.refused_segments,
             timing: Timing::from_wire(found.timing),
         })
@@ -403,8 +411,7 @@ impl DenseClient {
             .await;
         let found = self.peer.answer(answer)?;
         Ok(Found {
-            candidates: candidates(found.candidates, reach)
-                .map_err(|error| self.peer.malformed(&error))?,
+            candidates: self.peer.candidates(found.candidates, reach)?,
             refused_segments: found.refused_segments,
             timing: Timing::from_wire(found.timing),
         })
@@ -440,7 +447,7 @@ impl DenseClient {
     }
 }
 
-fn candidates(
+fn at_most(
     wire: Option<common::Candidates>,
     reach: Reach<'_>,
 ) -> Result<Vec<Candidate>, FieldError> {

@@ -119,6 +119,8 @@ async fn hits(served: &mut Served, request: SearchRequest) -> Vec<(u32, String, 
         .unwrap()
         .into_inner()
         .passages;
+    let places = passages.iter().map(|passage| passage.passage);
+    assert_eq!(found.places, places.collect::<Vec<_>>());
     let named = passages.into_iter().zip(found.scores);
     named
         .map(|(passage, score)| (score.to_bits(), passage.document_id, passage.passage))
