@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from finemesh_trainer.config import read_config
 from finemesh_trainer.errors import ConfigError
 from finemesh_trainer.evaluation.command import evaluate
 from finemesh_trainer.evaluation.compare import compare
@@ -162,3 +163,8 @@ def test_intervals_are_seeded_and_as_wide_as_the_normal_ones() -> None:
     assert delta.high - delta.mean == pytest.approx(half_width, rel=0.05)
     assert delta.mean - delta.low == pytest.approx(half_width, rel=0.05)
     assert first.macro.high - first.macro.low == pytest.approx(2 * half_width / 2**0.5, rel=0.05)
+
+
+def test_the_shipped_plan_is_read() -> None:
+    plan = read_config(Path(__file__).parents[1] / "configs" / "evaluate.toml", EvaluationPlan)
+    assert plan.candidates[0].weights_fixed_on

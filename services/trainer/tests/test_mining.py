@@ -8,12 +8,16 @@ import pytest
 from fake_mesh import Document, FakeMesh, compile_contract
 from pydantic import ValidationError
 
+from finemesh_trainer.config import CrossEncoderRun, read_config
 from finemesh_trainer.data.examples import Example, read_examples
-from finemesh_trainer.errors import ConfigError
+from finemesh_trainer.errors import ConfigError, DataError
 from finemesh_trainer.mesh import Answer, Hit, MeshError, Ranking
 from finemesh_trainer.mining.command import mine
-from finemesh_trainer.mining.recipe import Ceiling, MiningConfig, Recipe, Source
-from finemesh_trainer.mining.select import Dropped, Mined, Removed, build_targets, select
+from finemesh_trainer.mining.recipe import DEFAULT_FILTER, Ceiling, MiningConfig, Recipe, Source
+from finemesh_trainer.mining.select import Dropped, Mined, Removed, build_targets, positive_passage, select
+from finemesh_trainer.mining.vote import CrossEncoderJudge
+from finemesh_trainer.rerank_task import RerankTask
+from finemesh_trainer.training import Loop, seed_everything
 
 DENSE_ONLY = {"dense": Ceiling(max_share=0.9)}
 NO_FILTER: dict = {}
@@ -37,13 +41,27 @@ def drawn_ids(mined: Mined) -> set[str]:
     return {negative.id for negative in mined.negatives}
 
 
-def test_the_positive_is_never_drawn_and_its_passage_is_the_meshs() -> None:
+def test_the_positive_is_never_drawn() -> None:
     hits = [hit("p", 1.0), hit("a", 0.1)]
     mined = select_one(hits, Recipe(sources=[source(negatives=2)], filter=NO_FILTER))
     assert drawn_ids(mined) == {"a"}
-    assert mined.positive is not None and mined.positive.text == "text of p"
+    assert mined.positive is not None and mined.positive.id == "p"
     assert mined.removed["near"] == {Removed.POSITIVE: 1}
     assert mined.positive_ranks == {"sparse": 1, "dense": 1, "hybrid": 1}
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("The Title First part. Second part.", "The Title Second part."),
+        ("First part. Second part.", "Second part."),
+        ("The Title First part.", "The Title First part."),
+    ],
+    ids=["cut as the mesh cuts", "a title that was taken out stays out", "a sentence that was taken out stays out"],
+)
+def test_the_positives_passage_is_the_meshs_unless_that_says_more(own: str, expected: str) -> None:
+    served = Hit("p", "The Title", "Second part.", {"sparse": 1.0, "dense": 1.0})
+    assert positive_passage(own, served) == expected
 
 
 def test_other_positives_of_the_query_are_never_drawn_whatever_the_case_of_the_query() -> None:
@@ -120,12 +138,12 @@ def test_what_one_source_lacks_is_drawn_from_the_next_and_nothing_twice() -> Non
 
 
 def test_the_vote_replaces_what_it_puts_near_the_positive() -> None:
-    scores = {"text of p": 5.0, "text of liked": 4.5, "text of a": 0.0, "text of b": 1.0}
+    scores = {"the positive": 5.0, "text of liked": 4.5, "text of a": 0.0, "text of b": 1.0}
 
     def judge(_query: str, passages: list[str]) -> list[float]:
         return [scores[passage] for passage in passages]
 
-    recipe = Recipe(sources=[source(negatives=2)], filter=NO_FILTER, vote={"bundle": "unused", "margin": 1.0})
+    recipe = Recipe(sources=[source(negatives=2)], filter=NO_FILTER, vote={"run": "unused", "margin": 1.0})
     hits = [hit("p", 1.0), hit("liked", 0.1), hit("a", 0.1), hit("b", 0.1)]
     outcomes = [select_one(hits, recipe, judge=judge, seed=seed) for seed in range(10)]
     assert all(drawn_ids(mined) == {"a", "b"} for mined in outcomes)
@@ -251,6 +269,41 @@ def test_a_limit_takes_a_seeded_sample_in_the_files_order(mesh: FakeMesh, tmp_pa
     assert ids == sorted(ids)
 
 
+def test_a_trained_cross_encoder_votes_and_its_weights_are_part_of_the_version(
+    mesh: FakeMesh, tmp_path: Path, base_folder: Path
+) -> None:
+    versions = []
+    for seed in (1, 2):
+        vote = {"run": train_cross_encoder(tmp_path / f"run{seed}", base_folder, seed), "margin": 0.0}
+        sources = [source("lexical", "sparse", (1, 20), 3)]
+        recipe = Recipe(sources=sources, random_negatives=1, filter=NO_FILTER, vote=vote)
+        manifest = mine(config(mesh, tmp_path, output=tmp_path / f"mined{seed}", recipe=recipe))
+        versions.append(manifest["version"])
+        assert manifest["removed"]["lexical"][Removed.VOTED] > 0
+        judge = CrossEncoderJudge(vote["run"])
+        for example in read_examples(tmp_path / f"mined{seed}" / "examples.jsonl.gz"):
+            positive, *negatives = judge(example.query, [example.positive, *example.negatives[:-1]])
+            assert all(score <= positive + 1e-5 for score in negatives)
+    assert versions[0] != versions[1]
+
+
+def test_a_vote_of_a_run_that_is_not_there_is_refused_before_anything_is_asked(mesh: FakeMesh, tmp_path: Path) -> None:
+    recipe = Recipe(sources=[source()], vote={"run": tmp_path / "nowhere"})
+    with pytest.raises(DataError, match=r"nowhere/weights.safetensors: cannot be read"):
+        mine(config(mesh, tmp_path, recipe=recipe))
+    assert mesh.searches == 0
+
+
+def train_cross_encoder(folder: Path, base: Path, seed: int) -> Path:
+    settings = {"steps": 1, "batch_size": 2, "learning_rate": 1e-3, "seed": seed, "device": "cpu"}
+    values = {"name": "toy", "output": folder, "base": {"folder": base}, "data": {"train": ["unused"]}}
+    pairs = {"max_tokens": 32, "max_query_tokens": 8, "negatives": 1}
+    run = CrossEncoderRun.model_validate({**values, "pairs": pairs, "training": settings})
+    seed_everything(seed, -1)
+    Loop(run, RerankTask(run, [Example("one", "apple", ("pear",)), Example("two", "plum", ("river",))], [])).fit()
+    return folder
+
+
 def test_a_collection_that_changes_under_the_run_ends_it(mesh: FakeMesh, tmp_path: Path) -> None:
     mesh.snapshot = 1
     settings = config(mesh, tmp_path)
@@ -265,3 +318,9 @@ def test_a_collection_that_changes_under_the_run_ends_it(mesh: FakeMesh, tmp_pat
     mesh.__exit__()
     with mesh, pytest.raises(MeshError, match="was changed while it was mined"):
         mine(settings.model_copy(update={"address": mesh.address}))
+
+
+def test_the_shipped_recipe_is_read() -> None:
+    settings = read_config(Path(__file__).parents[1] / "configs" / "mine.toml", MiningConfig)
+    assert settings.recipe.depths() == {Ranking.SPARSE: 20, Ranking.DENSE: 20, Ranking.HYBRID: 100}
+    assert settings.recipe.filter == DEFAULT_FILTER

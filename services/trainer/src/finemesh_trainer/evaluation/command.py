@@ -18,7 +18,10 @@ from finemesh_trainer.files import file_hash
 def add_parser(subparsers: Any) -> None:
     """Adds `evaluate` to the command line."""
     parser = subparsers.add_parser("evaluate", help="measure pipelines with a model against the one without it")
-    parser.add_argument("config", type=Path, help="the judged sets, the baseline and the candidates (TOML)")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="sets and contenders (TOML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value in place of the file's, as in TOML"
+    )
     parser.set_defaults(run=run)
 
 
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates as the plan says and prints the table."""
     from finemesh_trainer.config import read_config
 
-    print(evaluate(read_config(args.config, EvaluationPlan)))
+    print(evaluate(read_config(args.config, EvaluationPlan, args.set)))
     return 0
 
 

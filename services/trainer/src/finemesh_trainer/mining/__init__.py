@@ -3,7 +3,7 @@
 recipe     what is mined, and how it is mixed
 select     one query: its rankings → what is left of them → what is drawn
 randoms    the random part of the mix, out of the other queries' positives
-vote       an exported cross-encoder as a second opinion
+vote       a trained cross-encoder as a second opinion
 output     the folder: progress while it runs, examples and manifest at the end
 command    `finemesh-trainer mine`
 """

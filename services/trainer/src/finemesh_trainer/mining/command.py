@@ -25,7 +25,10 @@ BATCH_QUERIES = 64
 def add_parser(subparsers: Any) -> None:
     """Adds `mine` to the command line."""
     parser = subparsers.add_parser("mine", help="mine hard negatives through a running mesh")
-    parser.add_argument("config", type=Path, help="what to mine, and how (TOML)")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what to mine, and how (TOML)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value in place of the file's, as in TOML"
+    )
     parser.set_defaults(run=run)
 
 
@@ -33,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     """Mines as the configuration says, or goes on with a mining that was broken off."""
     from finemesh_trainer.config import read_config
 
-    mine(read_config(args.config, MiningConfig))
+    mine(read_config(args.config, MiningConfig, args.set))
     return 0
 
 
 def mine(config: MiningConfig, judge: Judge | None = None) -> dict[str, Any]:
-    """Runs one mining and returns its manifest. `judge` stands for the recipe's `vote.bundle` where it is given.
+    """Runs one mining and returns its manifest. `judge` votes in place of the recipe's `vote.run` where it is given.
 
     Raises:
         DataError, ConfigError: the pairs or the folder cannot be used; nothing was asked of the mesh then.
@@ -74,9 +77,9 @@ def load_judge(config: MiningConfig) -> Judge | None:
     """The cross-encoder of the recipe's vote, if it has one."""
     if config.recipe.vote is None:
         return None
-    from finemesh_trainer.mining.vote import BundleJudge
+    from finemesh_trainer.mining.vote import CrossEncoderJudge
 
-    return BundleJudge(config.recipe.vote.bundle)
+    return CrossEncoderJudge(config.recipe.vote.run)
 
 
 class Miner:

@@ -42,8 +42,10 @@ def describe_run(config: MiningConfig, snapshot: Snapshot) -> dict[str, Any]:
         "limit": config.limit,
     }
     if config.recipe.vote:
-        # The folder's name says nothing of what is in it.
-        run["recipe"]["vote"]["bundle"] = file_hash(config.recipe.vote.bundle / "bundle.json")
+        from finemesh_trainer.mining.vote import weights_path
+
+        # The folder's name says nothing of the weights in it.
+        run["recipe"]["vote"]["run"] = file_hash(weights_path(config.recipe.vote.run))
     canonical = json.dumps(run, sort_keys=True).encode()
     return {"version": hashlib.sha256(canonical).hexdigest(), **run}
 
@@ -141,10 +143,7 @@ def mined_of(record: dict[str, Any]) -> Mined:
 
 
 def example_record(example: Example, found: Mined, collection: str) -> dict[str, Any]:
-    """The mined example as a line, with the sources of its negatives beside what `Example` has.
-
-    The positive's passage is the mesh's too, cut as the negatives are: another cut would give it away.
-    """
+    """The mined example as a line, with the sources of its negatives beside what `Example` has."""
     mined = Example(
         query=example.query,
         positive=found.positive.text,

@@ -66,9 +66,10 @@ DEFAULT_FILTER: Filter = {"sparse": Ceiling(max_share=0.85), "dense": Ceiling(ma
 
 
 class Vote(Section):
-    """A cross-encoder bundle that has a say: what it scores above the positive's score minus `margin` is removed."""
+    """A trained cross-encoder's say: what it scores above the positive's score minus `margin` is removed."""
 
-    bundle: Path
+    run: Path
+    """The folder of its finished training run."""
     margin: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -99,7 +100,10 @@ class Recipe(Section):
 
 
 class MiningConfig(Section):
-    """One run: `pairs` are example files, `output` is a folder of its own, `limit` takes a seeded sample."""
+    """One run: `pairs` are example files, whose own negatives are left behind; `output` is a folder of its own.
+
+    `limit` takes a seeded sample; `concurrency` is the number of queries in flight.
+    """
 
     address: str
     collection: str

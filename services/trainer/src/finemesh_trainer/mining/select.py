@@ -100,7 +100,7 @@ def select(target: Target, answers: dict[Ranking, Answer], recipe: Recipe, rng: 
         return Mined(dropped=Dropped.POSITIVE_NOT_FOUND)
     ranking = next(ranking for ranking in POSITIVE_PASSAGE_FROM if ranking in ranks)
     positive = answers[ranking].hits[ranks[ranking] - 1]
-    text = passage_text(positive.title, positive.text)
+    text = positive_passage(target.example.positive, positive)
     mined = Mined(positive=Passage(positive.id, text, POSITIVE), positive_ranks=dict(ranks))
     ballot = Ballot(target.example.query, text, recipe.vote.margin, judge) if recipe.vote and judge else None
     limits = ceilings(recipe.filter, positive)
@@ -122,6 +122,18 @@ def positive_rank(target: Target, answer: Answer) -> int | None:
         if hit.id == wanted or (wanted is None and has_positive_text(target, hit.title, hit.text)):
             return rank
     return None
+
+
+def positive_passage(positive: str, hit: Hit) -> str:
+    """The mesh's passage of the positive, cut as the negatives are: another cut would give the positive away.
+
+    The example's own text stays where it lacks what the passage has: synthesised queries are taken out of their
+    positives (a title, a sentence), and must not come back into them.
+    """
+    own, title = collapsed(positive), collapsed(hit.title)
+    if collapsed(hit.text) not in own:
+        return positive
+    return passage_text(hit.title, hit.text) if own.startswith(title) else hit.text
 
 
 def ceilings(rule: Filter, positive: Hit) -> dict[str, float]:
