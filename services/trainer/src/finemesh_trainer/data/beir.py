@@ -24,8 +24,8 @@ class Document:
 
     @property
     def passage(self) -> str:
-        """The whole passage, as the mesh indexes it."""
-        return passage_text(self.title, self.text)
+        """The whole passage, as the mesh indexes it; empty for a document that has nothing."""
+        return passage_text(self.title, self.text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,15 @@ class Judgement:
     document_id: str
     grade: int
     place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A folder. Every judgement's query and document is there."""
+
+    documents: dict[str, Document]
+    queries: dict[str, Query]
+    judgements: list[Judgement]
 
 
 def read_corpus(path: str | Path) -> dict[str, Document]:
@@ -83,11 +92,10 @@ def read_folder(folder: str | Path, split: str = "train") -> list[Example]:
     Raises:
         DataError: with file and line, for an id that is in no file, and for whatever else cannot be used.
     """
-    documents = read_corpus(corpus_file(folder))
-    queries = read_queries(queries_file(folder))
-    judgements = read_qrels(qrels_file(folder, split))
+    collection = read_collection(folder, split)
+    queries, documents, judgements = collection.queries, collection.documents, collection.judgements
     for judgement in judgements:
-        refuse_unknown(judgement, queries, documents)
+        refuse_empty(judgement, documents)
     negatives = defaultdict(list)
     for judgement in judgements:
         if judgement.grade <= 0:
@@ -99,6 +107,20 @@ def read_folder(folder: str | Path, split: str = "train") -> list[Example]:
         for judgement in judgements
         if judgement.grade > 0
     ]
+
+
+def read_collection(folder: str | Path, split: str) -> Collection:
+    """A whole folder, with the judgements of `qrels/<split>.tsv`.
+
+    Raises:
+        DataError: with file and line, for a judgement whose query or document does not exist.
+    """
+    documents = read_corpus(corpus_file(folder))
+    queries = read_queries(queries_file(folder))
+    judgements = read_qrels(qrels_file(folder, split))
+    for judgement in judgements:
+        refuse_unknown(judgement, queries, documents)
+    return Collection(documents, queries, judgements)
 
 
 def corpus_file(folder: str | Path) -> Path:
@@ -123,12 +145,9 @@ def plain_or_gzipped(folder: str | Path, name: str) -> Path:
 
 
 def parse_document(record: dict[str, Any], place: Place) -> Document:
-    """A line of a corpus. A document may lack its title or its text, but not both."""
-    document_id = required_text(record, "_id", place)
-    title = parse_title(record, place) or ""
-    if title and record.get("text") == "":
-        return Document(document_id, "", title, place)
-    return Document(document_id, title, required_text(record, "text", place), place)
+    """A line of a corpus. Collections have documents without a title, without a text, and with neither."""
+    text = "" if record.get("text") == "" else required_text(record, "text", place)
+    return Document(required_text(record, "_id", place), parse_title(record, place) or "", text, place)
 
 
 def parse_judgement(line: str, place: Place) -> Judgement:
@@ -158,6 +177,12 @@ def refuse_unknown(judgement: Judgement, queries: dict[str, Query], documents: d
         raise judgement.place.error(f"query {judgement.query_id!r} is not among the queries")
     if judgement.document_id not in documents:
         raise judgement.place.error(f"document {judgement.document_id!r} is not in the corpus")
+
+
+def refuse_empty(judgement: Judgement, documents: dict[str, Document]) -> None:
+    """Refuses to learn from a document that has neither title nor text."""
+    if not documents[judgement.document_id].passage:
+        raise judgement.place.error(f"document {judgement.document_id!r} is empty")
 
 
 def to_example(query: Query, positive: Document, negatives: list[Document], judgement: Judgement) -> Example:

@@ -17,6 +17,11 @@ def normalised(text: str) -> str:
     return " ".join(words(text)) or text.strip()
 
 
+def collapsed(text: str) -> str:
+    """A text without case, with single spaces. Signs stay: `+` and `$` may be all that two questions differ in."""
+    return " ".join(text.casefold().split())
+
+
 def shingles(text_words: list[str], width: int) -> set[int]:
     """Hashes of all runs of `width` words; a shorter text is one run. Equal on every machine."""
     runs = range(max(1, len(text_words) - width + 1))
@@ -25,5 +30,6 @@ def shingles(text_words: list[str], width: int) -> set[int]:
 
 def jaccard(left: set[int], right: set[int]) -> float:
     """Size of the intersection over size of the union; 1 for two empty sets."""
-    union = len(left | right)
-    return len(left & right) / union if union else 1.0
+    common = len(left & right)
+    union = len(left) + len(right) - common
+    return common / union if union else 1.0
