@@ -89,8 +89,10 @@ def test_near_duplicates_of_passages_are_found() -> None:
         Example("d", PASSAGE.upper() + "!", positive_id="3"),
         Example("e", PASSAGE.replace("down", "up"), positive_id="4"),
         Example("f", OTHER, positive_id="5"),
+        Example("g", PASSAGE + " again", positive_id="1"),
+        Example("h", PASSAGE + " again"),
     ]
-    assert [index for index, _ in found(examples, Guard.DUPLICATED_PASSAGES)] == [2, 3, 4]
+    assert [index for index, _ in found(examples, Guard.DUPLICATED_PASSAGES)] == [2, 3, 4, 7]
 
 
 def test_near_duplicates_agree_with_a_comparison_of_all() -> None:

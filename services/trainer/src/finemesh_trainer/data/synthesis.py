@@ -106,8 +106,10 @@ def keywords_example(corpus: Corpus, document: Document, random: Random) -> Exam
     if len(candidates) < most:
         return None
     drawn = set(random.sample(candidates, random.randint(least, most)))
-    in_order = dict.fromkeys(word for word in words(document.passage) if word in drawn)
-    return synthetic("keywords", document, " ".join(in_order), document.passage)
+    query = " ".join(dict.fromkeys(word for word in words(document.passage) if word in drawn))
+    if is_copied(query, shingles(words(document.passage), RUN_WORDS)):
+        return None
+    return synthetic("keywords", document, query, document.passage)
 
 
 def claim_example(corpus: Corpus, document: Document, random: Random) -> Example | None:

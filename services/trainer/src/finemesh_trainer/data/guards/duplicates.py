@@ -36,9 +36,9 @@ def find_repeated_pairs(examples: Sequence[Example]) -> Iterator[Finding]:
 
 
 def find_duplicated_passages(examples: Sequence[Example]) -> Iterator[Finding]:
-    """Examples whose positive is nearly that of an earlier one, but under another id, or as another text.
+    """Examples whose positive is nearly that of an earlier one, and yet another passage.
 
-    The same passage under many queries is no finding.
+    The same passage under many queries is no finding, nor is one that lost its title or a sentence to a query.
     """
     passages: dict[str, int] = {}
     for index, example in enumerate(examples):
@@ -46,10 +46,16 @@ def find_duplicated_passages(examples: Sequence[Example]) -> Iterator[Finding]:
     originals = near_originals(list(passages))
     for index, example in enumerate(examples):
         original = examples[passages[originals[example.positive]]]
-        is_same = example.positive == original.positive and example.positive_id == original.positive_id
-        if not is_same:
+        if not is_same_passage(example, original):
             message = f"the passage {quoted(example.positive)} is nearly an earlier one{place_of(original)}"
             yield Finding(Guard.DUPLICATED_PASSAGES, index, message)
+
+
+def is_same_passage(example: Example, other: Example) -> bool:
+    """Whether two examples have one positive: by their ids or, where one has none, by their texts."""
+    if example.positive_id is None or other.positive_id is None:
+        return example.positive == other.positive
+    return example.positive_id == other.positive_id
 
 
 def near_originals(texts: Sequence[str]) -> dict[str, str]:
