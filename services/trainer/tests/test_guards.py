@@ -153,6 +153,12 @@ def test_what_is_refused_is_named_with_its_line() -> None:
         guard_examples(examples, [], replace(KEEP_ALL, repeated_pairs="refuse"))
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_cap_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match="max_template_share is"):
+        GuardPolicy(max_template_share=share)
+
+
 def test_keep_leaves_everything() -> None:
     examples = [Example("the quick brown fox jumps", PASSAGE)] * 2
     guarded = guard_examples(examples, [], KEEP_ALL)

@@ -36,6 +36,10 @@ class GuardPolicy:
     max_template_share: float = 0.1
     """What `cap` leaves of template questions, as a share of each file."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_template_share < 1:
+            raise ValueError(f"max_template_share is {self.max_template_share}; it must lie in [0, 1)")
+
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
@@ -125,7 +129,7 @@ def over_cap(
     random = Random(seed)
     for file, indices in by_file.items():
         others = left[file] - len(indices)
-        allowed = int(others * max_share / (1 - max_share)) if max_share < 1 else len(indices)
+        allowed = int(others * max_share / (1 - max_share))
         yield from random.sample(indices, max(0, len(indices) - allowed))
 
 
