@@ -33,68 +33,12 @@ MATCHED = 2
 MARKED_SEGMENTS, PLAIN_SEGMENTS = 4, 2
 """Rows of the segment table with and without marks."""
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "may",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "s",
-        "such",
-        "t",
-        "than",
-        "that",
-        "the",
-        "their",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "why",
-        "will",
-        "with",
-        "would",
-    ]
-)
+STOP_WORD_LIST = """
+a an and are as at be been but by can could did do does for from had has have how if in into is it its may no not of
+on or s such t than that the their then there these they this to was were what when where which who whom why will with
+would
+"""
+STOP_WORDS = frozenset(STOP_WORD_LIST.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +64,7 @@ class PairTokenizer:
 
     def encode(self, query: str, passages: Sequence[str]) -> list[PairIds]:
         """The inputs of one query with each of its passages."""
-        query_ids, *passages_ids = (e.ids for e in self.tokenizer.encode_batch([query, *passages], False))
+        query_ids, *passages_ids = (e.ids for e in self.tokenizer.encode_batch([query, *passages], add_special_tokens=False))
         query_ids = query_ids[: self.max_query_tokens]
         room = self.max_tokens - SPECIAL_TOKENS_OF_A_PAIR - len(query_ids)
         return [self.pair(query_ids, passage_ids[:room]) for passage_ids in passages_ids]
