@@ -7,10 +7,11 @@ Paths are taken from the working folder. `KEY=VALUE` on the command line stands 
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator, with_config
 
+from finemesh_trainer.data.guards import GuardPolicy
 from finemesh_trainer.errors import ConfigError
 
 
@@ -25,17 +26,26 @@ class Base(Section):
 
     folder: Path
     """Holds `model.safetensors` and `tokenizer.json`, as a pulled bundle does."""
+    source: str | None = None
+    """What it is and under which licence, for the model card; the folder's name where nothing is said."""
     layers: list[int] | None = Field(default=None, min_length=1)
     """The layers that are kept, in their order: every other one makes a student of half the depth. None: all."""
+
+
+with_config(ConfigDict(extra="forbid"))(GuardPolicy)
 
 
 class Data(Section):
     """Where examples come from."""
 
     train: list[Path] = Field(min_length=1)
-    """JSONL files of pairs, triplets or mined lists, plain or gzipped."""
+    """JSONL files of pairs, triplets or mined lists, plain or gzipped, and BEIR folders with train judgements."""
     held_out: list[Path] = []
     """Files of the same form that are never trained on; their measures go into the loss curve."""
+    tests: list[Path] = []
+    """Judged collections and files that must stay unseen: a query of theirs among the examples stops the run."""
+    guards: GuardPolicy = GuardPolicy()
+    """What is done about leaks, duplicates, template questions, copies and false negatives."""
 
 
 class Adapters(Section):
@@ -124,8 +134,81 @@ class ListLoss(Section):
 class CrossEncoderRun(Run):
     """`train cross-encoder`."""
 
+    task: Literal["rerank"] = "rerank"
     pairs: Pairs = Pairs()
     loss: ListLoss = ListLoss()
+
+
+class Prompts(Section):
+    """What is put in front of a text, verbatim."""
+
+    query: str = ""
+    passage: str = ""
+
+
+class Texts(Section):
+    """How texts are read."""
+
+    max_tokens: int = Field(default=256, ge=4, le=512)
+    """Of one text, special tokens included; longer ones are cut."""
+    prompts: Prompts = Prompts()
+    negatives: int = Field(default=1, ge=0)
+    """Per example; with 0 there are only the other examples' positives."""
+    texts_per_forward: int | None = Field(default=None, gt=0)
+    """Gradient caching (Gao et al. 2021, arXiv 2101.06983): that many texts go through the model at once, twice, and a
+    batch may be as large as is good for the loss. None: all at once, one time."""
+
+
+TripletKind = Literal[
+    "triplet", "batch_hard_triplet", "batch_semi_hard_triplet", "batch_all_triplet", "batch_hard_soft_margin_triplet"
+]
+TRIPLET_KINDS = get_args(TripletKind)
+
+
+class SentenceLoss(Section):
+    """What the sentence vectors minimise."""
+
+    kind: Literal["in_batch_negatives", "kl", "margin_mse"] | TripletKind = "in_batch_negatives"
+    scale: float = Field(default=20.0, gt=0)
+    """Cosines are multiplied by it, save in the triplet losses."""
+    margin: float = Field(default=0.3, gt=0)
+    """Of the triplet losses, in cosine distance."""
+    matryoshka: list[int] = []
+    """Widths at which the loss is taken as well, ascending; each prefix is brought to unit length."""
+    teacher: Path | None = None
+    """A finished cross-encoder's run folder, for `kl` and `margin_mse`; or else the examples carry scores."""
+    temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def widths_ascend(self) -> Self:
+        if self.matryoshka != sorted(set(self.matryoshka)) or any(width < 1 for width in self.matryoshka):
+            raise ValueError(f"matryoshka: is {self.matryoshka}; widths must ascend from 1")
+        return self
+
+
+class TokenLoss(Section):
+    """The token vectors: their width, and their contrastive MaxSim loss beside the sentence loss."""
+
+    width: int = Field(default=96, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0)
+    """MaxSim, the sum over the query's tokens, is multiplied by it."""
+
+
+class EncoderRun(Run):
+    """`train encoder`."""
+
+    task: Literal["encode"] = "encode"
+    texts: Texts = Texts()
+    sentence_loss: SentenceLoss = SentenceLoss()
+    token_loss: TokenLoss | None = None
+    """None: the bundle has no token vectors."""
+
+    @model_validator(mode="after")
+    def lists_have_negatives(self) -> Self:
+        if self.sentence_loss.kind in ("triplet", "kl", "margin_mse") and self.texts.negatives == 0:
+            raise ValueError(f"texts.negatives: is 0; sentence_loss.kind = {self.sentence_loss.kind} needs one or more")
+        return self
 
 
 RunType = TypeVar("RunType", bound=Section)

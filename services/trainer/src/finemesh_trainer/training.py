@@ -13,6 +13,7 @@ A run's folder:
     run.json              the settings, checked again before a run is resumed
     checkpoint.pt         step, trained weights and optimizer state; replaced as a whole
     weights.safetensors   the trained weights alone, as of the last checkpoint: what `export` reads
+    README.md             the model card, as of the last checkpoint
     curve.jsonl           {"step", "loss", "learning_rate", "seconds"} every few steps, and held-out measures
 """
 
@@ -31,11 +32,13 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from finemesh_trainer.config import Run, Training
+from finemesh_trainer.card import write_card
+from finemesh_trainer.config import Run, RunType, Training
 from finemesh_trainer.data.examples import Example
 from finemesh_trainer.errors import ConfigError, TrainerError
 
@@ -51,8 +54,8 @@ class Task(Protocol):
     model: nn.Module
     examples: Sequence[Example]
 
-    def loss(self, batch: Sequence[Example], draw: random.Random) -> Tensor:
-        """The loss of a batch. Whatever is drawn comes from `draw`."""
+    def add_gradients(self, batch: Sequence[Example], draw: random.Random) -> float:
+        """Adds the gradients of a batch's loss to the model's, and returns the loss. Draws from `draw` alone."""
 
     def measures(self) -> dict[str, float]:
         """Measures on held-out examples; empty where there are none."""
@@ -164,12 +167,11 @@ class Loop:
         model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        loss = self.task.loss(batch, draw)
-        loss.backward()
+        loss = self.finite(self.task.add_gradients(batch, draw), step)
         nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return self.finite(loss.item(), step)
+        return loss
 
     def finite(self, loss: float, step: int) -> float:
         """The loss; a run that has diverged ends here, with its last checkpoint intact."""
@@ -186,6 +188,7 @@ class Loop:
         weights = trained_weights(self.task.model)
         state = {"step": step, "weights": weights, "optimizer": self.optimizer.state_dict()}
         replace(self.folder / TRAINED_FILE, lambda path: save_file(weights, path))
+        write_card(self.run, self.task.examples, read_curve(self.folder / CURVE_FILE), weights)
         replace(self.folder / CHECKPOINT_FILE, lambda path: torch.save(state, path))
 
     def restore(self) -> int:
@@ -269,22 +272,42 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     model.load_state_dict(weights, strict=False)
 
 
+def load_trained_file(model: nn.Module, folder: Path) -> None:
+    """Puts the weights of a run's last checkpoint into a model that was built from the run's settings."""
+    path = folder / TRAINED_FILE
+    if not path.is_file():
+        raise ConfigError([f"{folder}: has no {TRAINED_FILE}: the run has not reached a checkpoint"])
+    load_trained(model, load_file(path))
+
+
+def load_run(folder: Path, kind: type[RunType]) -> RunType:
+    """The settings of a run's folder.
+
+    Raises:
+        ConfigError: when there is no run of this kind.
+    """
+    path = folder / SETTINGS_FILE
+    try:
+        return kind.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ConfigError([f"{path}: is no run of this kind: {error}"]) from error
+
+
 def check_settings(path: Path, run: Run) -> None:
     """Writes a new run's settings; refuses to go on with a run under others.
 
     Raises:
         ConfigError: with the first key that differs.
     """
-    settings = run.model_dump(mode="json")
     if not path.is_file():
-        replace(path, lambda partial: partial.write_text(json.dumps(settings, indent=1) + "\n", "utf-8"))
+        replace(path, lambda partial: partial.write_text(run.model_dump_json(indent=1) + "\n", "utf-8"))
         return
-    before = json.loads(path.read_text("utf-8"))
-    differing = [key for key in settings if before.get(key) != settings[key]]
-    if differing:
-        key = differing[0]
-        message = f"the run there has {key} = {before.get(key)}, this one {settings[key]}; take another output folder"
-        raise ConfigError([f"output: {path.parent}: {message}"])
+    before = load_run(path.parent, type(run))
+    for key in type(run).model_fields:
+        if getattr(before, key) != getattr(run, key):
+            there, here = getattr(before, key), getattr(run, key)
+            message = f"the run there has {key} = {there}, this one {here}; take another output folder"
+            raise ConfigError([f"output: {path.parent}: {message}"])
 
 
 def replace(path: Path, write: Any) -> None:

@@ -1,7 +1,7 @@
 """Low-rank adapters over frozen matrices: `W + scale · B·A` (LoRA, Hu et al. 2021, arXiv 2106.09685).
 
-What is trained and carried is small: for MiniLM's matrices of 384 by 384 and 384 by 1536 at rank 32, 221,184 numbers a layer
-instead of 1,769,472. Biases, layer norms, the segment table and the heads are trained as they are.
+What is trained and carried is small: for MiniLM's matrices of 384 by 384 and 384 by 1536 at rank 32, 221,184 numbers a
+layer instead of 1,769,472. Biases, layer norms, the segment table and the heads are trained as they are.
 """
 
 import math
@@ -53,3 +53,10 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
             state[f"{name}.weight"] = module.merged().detach()
             del state[f"{name}.down"], state[f"{name}.up"]
     return state
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model with its adapters apart: `up`, `down` and `scale` beside each frozen `weight`."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    scales = {f"{n}.scale": torch.tensor(m.scale) for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+    return state | scales

@@ -19,6 +19,7 @@ class CrossEncoder(nn.Module):
 
     def __init__(self, run: CrossEncoderRun) -> None:
         super().__init__()
+        self.run = run
         pairs = run.pairs
         tokenizer = load_tokenizer(run.base.folder)
         self.tokenizer = PairTokenizer(tokenizer, pairs.max_tokens, pairs.max_query_tokens, pairs.mark_exact_matches)

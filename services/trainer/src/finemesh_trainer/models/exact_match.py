@@ -64,7 +64,8 @@ class PairTokenizer:
 
     def encode(self, query: str, passages: Sequence[str]) -> list[PairIds]:
         """The inputs of one query with each of its passages."""
-        query_ids, *passages_ids = (e.ids for e in self.tokenizer.encode_batch([query, *passages], add_special_tokens=False))
+        encodings = self.tokenizer.encode_batch([query, *passages], add_special_tokens=False)
+        query_ids, *passages_ids = (encoding.ids for encoding in encodings)
         query_ids = query_ids[: self.max_query_tokens]
         room = self.max_tokens - SPECIAL_TOKENS_OF_A_PAIR - len(query_ids)
         return [self.pair(query_ids, passage_ids[:room]) for passage_ids in passages_ids]

@@ -1,0 +1,128 @@
+"""`export`: a run's weights as a model bundle, checked against what PyTorch computes before it gets its name.
+
+A bundle is a folder: `bundle.json`, `model.onnx`, `tokenizer.json` and `golden.json`, and here the model card as
+`README.md`. libs/inference reads it; its fingerprint covers every file.
+
+Task `encode` is described there. Task `rerank`: a query and a passage give one score. All keys are required, others are
+refused:
+
+    bundle.json
+      format, name, task = "rerank", max_tokens, pad_token_id, lowercase, tolerance, source    as for `encode`
+      pair.max_query_tokens    tokens of the query that are kept; the passage gets max_tokens - 3 - those of the query
+      pair.segments            "exact_match_v1": segment ids 0 to 3 by the rule in models/exact_match.py
+                               "plain": 0 for `[CLS] query [SEP]`, 1 for `passage [SEP]`
+      outputs.score            name of the graph's output: f32 [batch]; a logit without bounds, higher is better
+    golden.json
+      origin, entries: {query, passage, token_ids, segment_ids, score}
+
+The graph takes `input_ids`, `attention_mask` and `token_type_ids`, int64 [batch, tokens]; padding is 0 in the last two.
+`tolerance` is the largest difference of a score from PyTorch's in f32: fixed for f32 graphs; for int8 twice what was
+measured over the golden inputs when the bundle was made.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from finemesh_trainer.base_apart import refer_to_base
+from finemesh_trainer.card import CARD_FILE
+from finemesh_trainer.errors import ConfigError, TrainerError
+from finemesh_trainer.export_content import Content, Rows
+from finemesh_trainer.int8 import to_int8
+from finemesh_trainer.models.base import TOKENIZER_FILE, WEIGHTS_FILE
+from finemesh_trainer.runs import load_content
+
+INT8_MARGIN = 2.0
+"""Other processors' int8 kernels round differently again."""
+GOLDEN_ORIGIN = "PyTorch, f32, on the CPU, by the model that was trained"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How far a bundle's graph is from PyTorch."""
+
+    tolerance: float
+    difference: float
+
+
+def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Exported:
+    """Makes the bundle `output` of the weights in a run's folder. Nothing is left behind when it fails.
+
+    Raises:
+        ConfigError: when there is no run, or something at the bundle's place.
+        TrainerError: when the graph does not compute what PyTorch does.
+    """
+    if output.exists():
+        raise ConfigError([f"--output: {output} exists already"])
+    content = load_content(folder, keep_adapters=base_apart and not int8)
+    staging = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        write_graph(content, staging, int8=int8, base_apart=base_apart)
+        exported = check_graph(content, staging, int8=int8)
+        write_json(staging / "bundle.json", content.description | {"tolerance": exported.tolerance})
+        write_json(staging / "golden.json", {"origin": GOLDEN_ORIGIN, "entries": content.golden})
+        shutil.copyfile(content.base / TOKENIZER_FILE, staging / TOKENIZER_FILE)
+        shutil.copyfile(folder / CARD_FILE, staging / CARD_FILE)
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return exported
+
+
+def write_graph(content: Content, staging: Path, *, int8: bool, base_apart: bool) -> None:
+    """Writes model.onnx, and the base's weights beside it where it refers to them."""
+    graph = to_int8(content.graph) if int8 else content.graph
+    if base_apart:
+        refer_to_base(graph, content.base / WEIGHTS_FILE)
+        shutil.copyfile(content.base / WEIGHTS_FILE, staging / WEIGHTS_FILE)
+    onnx.save(graph, staging / "model.onnx")
+
+
+def check_graph(content: Content, staging: Path, *, int8: bool) -> Exported:
+    """Runs the golden inputs through ONNX Runtime.
+
+    Raises:
+        TrainerError: when the outputs are further from PyTorch's than is tolerated.
+    """
+    difference = largest_difference(staging / "model.onnx", content.rows)
+    limit = content.int8_limit / INT8_MARGIN if int8 else content.tolerance
+    if not difference <= limit:
+        raise TrainerError(f"the graph differs from PyTorch by {difference:g}; {limit:g} is let through")
+    tolerance = rounded_up(difference * INT8_MARGIN) if int8 else content.tolerance
+    return Exported(max(tolerance, content.tolerance), difference)
+
+
+def largest_difference(graph: Path, rows: Sequence[Rows]) -> float:
+    """Over all outputs of all golden inputs; padding is not looked at."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    differences = [0.0]
+    for batch in rows:
+        outputs = session.run(list(batch.expected), batch.inputs)
+        for got, expected in zip(outputs, batch.expected.values(), strict=True):
+            differences.append(float(np.nanmax(np.abs(got - expected))))
+            if not np.isfinite(got).all():
+                return math.inf
+    return max(differences)
+
+
+def rounded_up(value: float) -> float:
+    """The next number of two digits."""
+    digit = math.floor(math.log10(value)) - 1
+    return round(math.ceil(value / 10.0**digit) * 10.0**digit, -digit)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON as people read it."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
