@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::encode::{EncodeError, Priority};
-use crate::model::{BatchModel, BatchVectors, ModelError};
+use crate::graph::ModelError;
+use crate::model::{BatchModel, BatchVectors};
 use crate::tokenizer::TokenIds;
 
 /// Padding tokens that are cheaper than a run of their own: a run of a six-layer model has a fixed cost of 2 to 3 ms,
 /// about that of ten tokens.
-const WORTHWHILE_PADDING_TOKENS: usize = 10;
+pub(crate) const WORTHWHILE_PADDING_TOKENS: usize = 10;
 
 /// How work is cut and bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use crate::batcher::{Admission, BatchLimits, Batcher, BatcherStats, JobVectors, 
 use crate::bundle::Bundle;
 use crate::encode::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Task, TextEncoder};
 use crate::golden;
-use crate::model::{LoadError, OnnxModel};
+use crate::graph::LoadError;
+use crate::model::OnnxModel;
 use crate::tokenizer::{TextTokenizer, TokenIds};
 
 /// Jobs of so many bytes are cut into tokens where they arrive (well under a millisecond); larger ones on a thread

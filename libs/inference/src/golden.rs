@@ -1,26 +1,31 @@
 //! Whether what is served is what the bundle promises: same token ids, same vectors within its tolerance.
 
 use crate::bundle::{Bundle, GoldenEntry};
-use crate::model::{BatchModel, BatchVectors, ModelError};
+use crate::graph::ModelError;
+use crate::model::{BatchModel, BatchVectors};
 use crate::tokenizer::{TextTokenizer, TokenIds};
 
 /// Entries that are run together: two, so that padding is part of what is checked.
-const ENTRIES_PER_BATCH: usize = 2;
+pub(crate) const ENTRIES_PER_BATCH: usize = 2;
 /// Characters of a golden text that an error shows.
 const SHOWN_CHARS: usize = 40;
+/// Ids from the first difference on that an error shows.
+const SHOWN_IDS: usize = 4;
 
 /// How what is served differs from what the bundle promises.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
-    /// Other token ids: another tokenizer.
+    /// Other token or segment ids: another tokenizer.
     #[error(
-        "golden text {index} (\"{text}\"): the tokenizer gives {got:?} from token {from} on, golden.json has {expected:?}"
+        "golden text {index} (\"{text}\"): the {what} are {got:?} from token {from} on, golden.json has {expected:?}"
     )]
     Tokens {
         /// Which entry of the golden file.
         index: usize,
         /// How it begins.
         text: String,
+        /// `token ids` or `segment ids`.
+        what: &'static str,
         /// The first token that differs.
         from: usize,
         /// What came out from there on; at most four.
@@ -42,6 +47,25 @@ pub enum GoldenError {
         what: &'static str,
         /// The component that differs most.
         component: usize,
+        /// What came out.
+        got: f32,
+        /// What should have.
+        expected: f32,
+        /// How far apart they are.
+        difference: f32,
+        /// The bundle's tolerance.
+        tolerance: f32,
+    },
+    /// Another score: another model, or a runtime that computes otherwise.
+    #[error(
+        "golden text {index} (\"{text}\"): the score is {got}, golden.json has {expected}; \
+         they differ by {difference:e}, the bundle tolerates {tolerance:e}"
+    )]
+    Score {
+        /// Which entry of the golden file.
+        index: usize,
+        /// How query and passage begin.
+        text: String,
         /// What came out.
         got: f32,
         /// What should have.
@@ -98,22 +122,32 @@ fn check_tokens(
     let row = tokenizer
         .encode(&entry.text, entry.task.into())
         .map_err(failed)?;
-    if row.ids == entry.token_ids {
-        return Ok(row);
+    let text = || shortened(&entry.text);
+    check_ids(index, text, "token ids", &row.ids, &entry.token_ids)?;
+    Ok(row)
+}
+
+/// Refuses ids that are not those of the golden file. `text` is how the entry is named.
+pub(crate) fn check_ids(
+    index: usize,
+    text: impl Fn() -> String,
+    what: &'static str,
+    got: &[u32],
+    expected: &[u32],
+) -> Result<(), GoldenError> {
+    if got == expected {
+        return Ok(());
     }
-    let from = row
-        .ids
-        .iter()
-        .zip(&entry.token_ids)
-        .take_while(|(got, expected)| got == expected)
-        .count();
-    let shown = |ids: &[u32]| ids.iter().skip(from).take(4).copied().collect();
+    let same = got.iter().zip(expected).take_while(|(a, b)| a == b);
+    let from = same.count();
+    let shown = |ids: &[u32]| ids.iter().skip(from).take(SHOWN_IDS).copied().collect();
     Err(GoldenError::Tokens {
         index,
-        text: beginning(entry),
+        text: text(),
+        what,
         from,
-        got: shown(&row.ids),
-        expected: shown(&entry.token_ids),
+        got: shown(got),
+        expected: shown(expected),
     })
 }
 
@@ -159,7 +193,7 @@ impl Compare<'_> {
         }
         Err(GoldenError::Values {
             index: self.index,
-            text: beginning(self.entry),
+            text: shortened(&self.entry.text),
             what,
             component,
             got: got[component],
@@ -170,6 +204,7 @@ impl Compare<'_> {
     }
 }
 
-fn beginning(entry: &GoldenEntry) -> String {
-    entry.text.chars().take(SHOWN_CHARS).collect()
+/// How a text begins.
+pub(crate) fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).collect()
 }

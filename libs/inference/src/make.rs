@@ -12,7 +12,8 @@ use crate::bundle::{
     GoldenEntry, GoldenTask, MODEL_FILE, Outputs, Pooling, Prompts, SentenceOutput, TOKENIZER_FILE,
 };
 use crate::golden::{self, GoldenError};
-use crate::model::{self, BatchModel, LoadError, OnnxModel};
+use crate::graph::{self, LoadError};
+use crate::model::{BatchModel, OnnxModel};
 use crate::tokenizer::{self, TextTokenizer};
 
 /// What most encoders read, where nothing says it.
@@ -88,7 +89,7 @@ pub enum MakeError {
         max_tokens: usize,
         /// Why not.
         #[source]
-        cause: GoldenError,
+        cause: Box<GoldenError>,
     },
     /// There is something at the place already.
     #[error("{}: exists already", .0.display())]
@@ -116,7 +117,7 @@ pub fn make_bundle(folder: &Path, out: &Path, options: &MakeOptions) -> Result<M
         return Err(MakeError::Exists(out.to_owned()));
     }
     let mut source = Source::find(folder)?;
-    let declared = model::output_shapes(&options.ort_library, &source.graph)?;
+    let declared = graph::output_shapes(&options.ort_library, &source.graph)?;
     let description = source.describe(&declared, options)?;
 
     let parent = out
@@ -146,10 +147,10 @@ fn add_golden(
     options: &MakeOptions,
 ) -> Result<(), MakeError> {
     let max_tokens = description.max_tokens;
-    let failed = |cause| MakeError::Golden {
+    let failed = |cause: GoldenError| MakeError::Golden {
         folder: folder.display().to_string(),
         max_tokens,
-        cause,
+        cause: Box::new(cause),
     };
     let draft = Bundle::draft(made, description);
     let tokenizer = TextTokenizer::load(&draft)?;

@@ -89,7 +89,7 @@ impl TextTokenizer {
 }
 
 /// The tokenizer of a file without its truncation and padding.
-fn load_plain(file: &Path, lowercase: bool) -> Result<Tokenizer, BundleError> {
+pub(crate) fn load_plain(file: &Path, lowercase: bool) -> Result<Tokenizer, BundleError> {
     let failed = |error: tokenizers::Error| BundleError::one(file, "", error);
     let mut tokenizer = Tokenizer::from_file(file).map_err(failed)?;
     tokenizer.with_truncation(None).map_err(failed)?;

@@ -1,0 +1,237 @@
+//! A query and a passage as one input: `[CLS] query [SEP] passage [SEP]`, cut as the trainer cuts it.
+
+use tokenizers::Tokenizer;
+
+use crate::bundle::{BundleError, PairBundle, PairDescription, Segments, TOKENIZER_FILE};
+use crate::exact_match::{Side, WordMarker};
+use crate::tokenizer::{TokenIds, load_plain};
+
+/// Segment ids before words are marked.
+const QUERY: u32 = 0;
+const PASSAGE: u32 = 1;
+/// `[CLS]` and two `[SEP]`.
+const SPECIAL_TOKENS: usize = 3;
+
+/// Cuts pairs into ids.
+pub(crate) struct PairTokenizer {
+    /// Reads whole texts, without special tokens.
+    whole: Tokenizer,
+    start_id: u32,
+    separator_id: u32,
+    max_tokens: usize,
+    max_query_tokens: usize,
+    /// None where the segments are plain.
+    marker: Option<WordMarker>,
+}
+
+/// A query's token ids, cut.
+pub(crate) struct QueryIds {
+    ids: Vec<u32>,
+    truncated: bool,
+}
+
+impl PairTokenizer {
+    pub(crate) fn load(bundle: &PairBundle) -> Result<Self, BundleError> {
+        let file = bundle.folder().join(TOKENIZER_FILE);
+        let description = bundle.description();
+        let whole = load_plain(&file, description.lowercase)?;
+        Self::new(whole, description).map_err(|missing| {
+            BundleError::one(
+                &file,
+                "",
+                format!("has no token {missing}, which joins a pair"),
+            )
+        })
+    }
+
+    /// Fails with the name of the special token that is missing.
+    fn new(whole: Tokenizer, description: &PairDescription) -> Result<Self, &'static str> {
+        let id = |token| whole.token_to_id(token).ok_or(token);
+        let is_marked = description.pair.segments == Segments::ExactMatchV1;
+        Ok(Self {
+            start_id: id("[CLS]")?,
+            separator_id: id("[SEP]")?,
+            max_tokens: description.max_tokens,
+            max_query_tokens: description.pair.max_query_tokens,
+            marker: is_marked.then(|| WordMarker::new(&whole)),
+            whole,
+        })
+    }
+
+    /// Cuts a query; every passage is joined to it.
+    pub(crate) fn query(&self, text: &str) -> Result<QueryIds, String> {
+        let mut ids = self.ids(text)?;
+        if ids.is_empty() {
+            return Err("has no tokens".into());
+        }
+        let truncated = ids.len() > self.max_query_tokens;
+        ids.truncate(self.max_query_tokens);
+        Ok(QueryIds { ids, truncated })
+    }
+
+    /// The input of a query with one passage.
+    pub(crate) fn pair(&self, query: &QueryIds, passage: &str) -> Result<TokenIds, String> {
+        let mut passage_ids = self.ids(passage)?;
+        let room = self.max_tokens - SPECIAL_TOKENS - query.ids.len();
+        let truncated = query.truncated || passage_ids.len() > room;
+        passage_ids.truncate(room);
+        let (start, separator) = ([self.start_id], [self.separator_id]);
+        Ok(TokenIds {
+            ids: [&start, &*query.ids, &separator, &*passage_ids, &separator].concat(),
+            type_ids: self.segments(&query.ids, &passage_ids),
+            truncated,
+        })
+    }
+
+    fn segments(&self, query: &[u32], passage: &[u32]) -> Vec<u32> {
+        let mut of_query = vec![QUERY; query.len()];
+        let mut of_passage = vec![PASSAGE; passage.len()];
+        if let Some(marker) = &self.marker {
+            let query = Side {
+                ids: query,
+                segments: &mut of_query,
+            };
+            let passage = Side {
+                ids: passage,
+                segments: &mut of_passage,
+            };
+            marker.mark(query, passage);
+        }
+        [&[QUERY], &*of_query, &[QUERY], &*of_passage, &[PASSAGE]].concat()
+    }
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
+        let encoding = self.whole.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::bundle::{BundleTask, PairInput, ScoreOutput};
+
+    /// Written by the trainer from its own rule.
+    const VECTORS: &str = "../../services/trainer/tests/vectors/exact_match.json";
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        max_tokens: usize,
+        max_query_tokens: usize,
+        cases: Vec<Case>,
+        tokenizer: Value,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        query: String,
+        passage: String,
+        token_ids: Vec<u32>,
+        exact_match_v1: Vec<u32>,
+        plain: Vec<u32>,
+    }
+
+    static MARKING: LazyLock<PairTokenizer> =
+        LazyLock::new(|| tokenizer(&vectors(), Segments::ExactMatchV1));
+
+    fn vectors() -> Vectors {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(VECTORS);
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    }
+
+    fn tokenizer(vectors: &Vectors, segments: Segments) -> PairTokenizer {
+        let description = PairDescription {
+            format: 1,
+            name: "tiny".into(),
+            task: BundleTask::Rerank,
+            pair: PairInput {
+                max_query_tokens: vectors.max_query_tokens,
+                segments,
+            },
+            outputs: ScoreOutput {
+                score: "score".into(),
+            },
+            max_tokens: vectors.max_tokens,
+            pad_token_id: 0,
+            lowercase: false,
+            tolerance: 1e-3,
+            source: String::new(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(TOKENIZER_FILE);
+        fs::write(&file, vectors.tokenizer.to_string()).unwrap();
+        PairTokenizer::new(load_plain(&file, false).unwrap(), &description).unwrap()
+    }
+
+    fn pair(tokenizer: &PairTokenizer, query: &str, passage: &str) -> TokenIds {
+        let query = tokenizer.query(query).unwrap();
+        tokenizer.pair(&query, passage).unwrap()
+    }
+
+    #[test]
+    fn ids_and_segments_are_the_trainers() {
+        let vectors = vectors();
+        let plain = tokenizer(&vectors, Segments::Plain);
+        assert!(vectors.cases.len() > 10);
+        for case in &vectors.cases {
+            let Case { query, passage, .. } = case;
+            let got = pair(&MARKING, query, passage);
+            assert_eq!(got.ids, case.token_ids, "{query} | {passage}");
+            assert_eq!(got.type_ids, case.exact_match_v1, "{query} | {passage}");
+            let got = pair(&plain, query, passage);
+            assert_eq!(got.ids, case.token_ids, "{query} | {passage}");
+            assert_eq!(got.type_ids, case.plain, "{query} | {passage}");
+        }
+    }
+
+    #[test]
+    fn what_was_cut_is_said() {
+        let tokenizer = tokenizer(&vectors(), Segments::Plain);
+        let (short, long) = ("apple", "apple ".repeat(40));
+        assert!(!pair(&tokenizer, short, short).truncated);
+        assert!(pair(&tokenizer, &long, short).truncated);
+        assert!(pair(&tokenizer, short, &long).truncated);
+        // [CLS] apple [SEP] [SEP] leave room for 26.
+        let exact = "apple ".repeat(26);
+        assert!(!pair(&tokenizer, short, &exact).truncated);
+        assert_eq!(pair(&tokenizer, short, &exact).ids.len(), 30);
+    }
+
+    #[test]
+    fn a_query_without_tokens_is_refused_and_a_passage_without_is_read() {
+        assert!(MARKING.query(" \u{200b} ").is_err());
+        assert_eq!(pair(&MARKING, "apple", "").type_ids, [0, 0, 0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_texts_give_an_input_of_the_models_size(query in ".{0,80}", passage in "\\PC{0,200}") {
+            if let Ok(query) = MARKING.query(&query) {
+                let pair = MARKING.pair(&query, &passage).unwrap();
+                prop_assert!((4..=30).contains(&pair.ids.len()));
+                prop_assert_eq!(pair.type_ids.len(), pair.ids.len());
+                prop_assert!(pair.type_ids.iter().all(|&id| id < 4));
+            }
+        }
+
+        #[test]
+        fn sides_that_are_equal_are_marked_alike(text in "[a-z ,]{1,30}") {
+            if let Ok(query) = MARKING.query(&text).map(|query| query.ids).as_deref() {
+                let segments = MARKING.segments(query, query);
+                let (of_query, of_passage) = segments[1..segments.len() - 1].split_at(query.len());
+                for (of_query, of_passage) in of_query.iter().zip(&of_passage[1..]) {
+                    prop_assert_eq!(of_query + 1, *of_passage);
+                }
+            }
+        }
+    }
+}
