@@ -12,6 +12,7 @@ pub mod fusion;
 pub mod held;
 pub mod query;
 pub mod report;
+pub mod rerank;
 pub mod score;
 
 pub use address::Address;
