@@ -15,6 +15,8 @@ pub struct HeldSnapshot {
     pub held_shards: Vec<u32>,
     /// Fingerprint of the encoder. Empty: no vectors.
     pub encoder_fingerprint: String,
+    /// Fingerprint of the second bundle, whose vectors rescore. Empty: none.
+    pub rescore_fingerprint: String,
     /// Live passages of the served segments.
     pub passages: u64,
     /// Segments that were refused.

@@ -46,6 +46,8 @@ pub enum StageReason {
     Depth,
     /// The texts are more than a message holds.
     Size,
+    /// The collection was built without what the stage reads.
+    NotIndexed,
 }
 
 /// What one stage did for one answer.

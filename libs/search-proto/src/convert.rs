@@ -172,6 +172,7 @@ fn held_snapshot_to_wire(held: HeldSnapshot) -> common::HeldSnapshot {
         shards: held.shards,
         held_shards: held.held_shards,
         encoder_fingerprint: held.encoder_fingerprint,
+        rescore_fingerprint: held.rescore_fingerprint,
         passages: held.passages,
         refused_segments: held.refused.into_iter().map(refused_to_wire).collect(),
     }
@@ -383,6 +384,7 @@ const fn reason_to_wire(reason: StageReason) -> search::StageReason {
         StageReason::DamagedSegment => search::StageReason::DamagedSegment,
         StageReason::Depth => search::StageReason::Depth,
         StageReason::Size => search::StageReason::Size,
+        StageReason::NotIndexed => search::StageReason::NotIndexed,
     }
 }
 
@@ -589,6 +591,7 @@ mod tests {
             R::DamagedSegment,
             R::Depth,
             R::Size,
+            R::NotIndexed,
         ] {
             let report = wire(StageStatus::Partial, Some(reason));
             assert_eq!(format!("{:?}", report.reason()), format!("{reason:?}"));

@@ -51,6 +51,11 @@ pub trait PartLoader: Send + Sync + 'static {
     /// Name of the part. Collections without it are not held.
     fn part(&self) -> &'static str;
 
+    /// A part that is loaded beside it, where the collection has one. Damaged, it is left out and the segment is served without.
+    fn part_beside(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The file that [`PartLoader::load_snapshot`] needs, if any.
     fn snapshot_file<'a>(&self, manifest: &'a Manifest) -> Option<&'a FileEntry>;
 
@@ -70,6 +75,8 @@ pub struct SegmentFiles {
     pub entry: SegmentEntry,
     /// Verified files of the part.
     pub files: PartFiles,
+    /// Verified files of the part beside it. None: the collection has no such part, or it is damaged, which was logged.
+    pub files_beside: Option<PartFiles>,
 }
 
 /// What a loader gets to open what belongs to a snapshot.
@@ -576,10 +583,33 @@ impl<L: PartLoader> Catalog<L> {
             manifest: Arc::clone(manifest),
             entry: entry.clone(),
             files: files(self.loader.part()).await?,
+            files_beside: self.files_beside(manifest, entry).await?,
         };
         let loader = Arc::clone(&self.loader);
         let open = move || open_segment(&*loader, &documents, &attributes, &part, live);
         spawn_blocking(open).await?
+    }
+
+    /// An outer error may pass and fails the whole refresh.
+    async fn files_beside(
+        &self,
+        manifest: &Manifest,
+        entry: &SegmentEntry,
+    ) -> Result<Option<PartFiles>, SegmentError> {
+        let part = self.loader.part_beside();
+        let Some(part) = part.filter(|part| manifest.has_part(part)) else {
+            return Ok(None);
+        };
+        let collection = &manifest.collection;
+        match self.store.part_files(collection, entry, part).await {
+            Ok(files) => Ok(Some(files)),
+            Err(error) if may_pass(&error) => Err(error),
+            Err(error) => {
+                let (number, shard) = (entry.number, entry.shard);
+                tracing::error!(part, %collection, number, shard, "part left out: {error}");
+                Ok(None)
+            }
+        }
     }
 
     async fn load_live(

@@ -30,6 +30,7 @@ pub(crate) fn settings(shards: u32) -> CollectionSettings {
         language: "english".to_owned(),
         encoder: None,
         dense: None,
+        rescore: None,
     }
 }
 

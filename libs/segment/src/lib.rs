@@ -1,7 +1,7 @@
 //! What is on disk: manifests, segments, checksums, attributes and filters.
 //!
 //! A collection is a chain of numbered [manifests](manifest); each lists immutable segments; a segment is a set of
-//! *parts* (documents, attributes, sparse, dense), each a few files with the same passage ordinals. The
+//! *parts* (documents, attributes, sparse, dense, rescore), each a few files with the same passage ordinals. The
 //! [store] commits manifests atomically and hands out verified local files; the [catalog] keeps the newest
 //! snapshots of every collection open for a service.
 

@@ -69,6 +69,9 @@ pub struct CollectionSettings {
     pub encoder: Option<EncoderSettings>,
     /// How vectors are stored; set if and only if there is a dense stage.
     pub dense: Option<DenseSettings>,
+    /// The bundle of the vectors for rescoring, which are stored at full width; set if and only if there is a rescore stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescore: Option<EncoderSettings>,
 }
 
 /// A retrieval stage with a part of its own in each segment.
@@ -79,16 +82,28 @@ pub enum Stage {
     Sparse,
     /// int8 vectors.
     Dense,
+    /// int8 vectors of a second bundle, which are scored but not searched. Only beside a dense stage.
+    Rescore,
 }
 
 impl Stage {
+    /// All of them, in their order.
+    pub const ALL: [Self; 3] = [Self::Sparse, Self::Dense, Self::Rescore];
+
     /// Name of the stage and of its part.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sparse => "sparse",
             Self::Dense => "dense",
+            Self::Rescore => "rescore",
         }
+    }
+
+    /// The stage of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == name)
     }
 }
 
@@ -206,6 +221,13 @@ impl Manifest {
             .encoder
             .as_ref()
             .map_or("", |encoder| &encoder.fingerprint)
+    }
+
+    /// Fingerprint of the second bundle; empty when there are no vectors for rescoring.
+    #[must_use]
+    pub fn rescore_fingerprint(&self) -> &str {
+        let rescore = self.settings.rescore.as_ref();
+        rescore.map_or("", |encoder| &encoder.fingerprint)
     }
 
     /// Whether segments have a part of this name.
@@ -390,7 +412,8 @@ impl CollectionSettings {
         require(stages.contains(&Stage::Sparse), || {
             "the sparse stage is missing, which serves the documents".to_owned()
         })?;
-        self.check_dense(stages.contains(&Stage::Dense))
+        self.check_dense(stages.contains(&Stage::Dense))?;
+        self.check_rescore(stages.contains(&Stage::Rescore))
     }
 
     fn check_dense(&self, wanted: bool) -> Result<(), String> {
@@ -400,18 +423,54 @@ impl CollectionSettings {
             _ => Err("encoder, dense and the dense stage come together or not at all".to_owned()),
         }
     }
+
+    fn check_rescore(&self, wanted: bool) -> Result<(), String> {
+        require(self.rescore.is_some() == wanted, || {
+            "rescore and the rescore stage come together or not at all".to_owned()
+        })?;
+        let Some(rescore) = &self.rescore else {
+            return Ok(());
+        };
+        rescore.check()?;
+        let encoder = self
+            .encoder
+            .as_ref()
+            .ok_or("rescore needs the dense stage")?;
+        require(encoder.fingerprint != rescore.fingerprint, || {
+            "rescore has the encoder's own fingerprint".to_owned()
+        })
+    }
+}
+
+impl EncoderSettings {
+    fn check(&self) -> Result<(), String> {
+        require(!self.fingerprint.is_empty(), || {
+            "encoder fingerprint is empty".to_owned()
+        })?;
+        require((1..=MAX_DIMENSIONS).contains(&self.dimensions), || {
+            format!("{} dimensions encoded", self.dimensions)
+        })
+    }
 }
 
 impl DenseSettings {
+    /// Vectors that are scored and never searched: all dimensions in one block, neither rotated nor cut, no graph.
+    #[must_use]
+    pub fn scored_only(dimensions: u32) -> Self {
+        Self {
+            dimensions,
+            prefix_dimensions: dimensions,
+            prefix_depth: 1,
+            rotated: false,
+            rotation_sample: 0,
+            graph_min_passages: u32::MAX,
+        }
+    }
+
     fn check(&self, encoder: &EncoderSettings) -> Result<(), String> {
         let (stored, prefix) = (self.dimensions, self.prefix_dimensions);
         let encoded = encoder.dimensions;
-        require(!encoder.fingerprint.is_empty(), || {
-            "encoder fingerprint is empty".to_owned()
-        })?;
-        require(encoded <= MAX_DIMENSIONS, || {
-            format!("{encoded} dimensions encoded")
-        })?;
+        encoder.check()?;
         require((1..=encoded).contains(&stored), || {
             format!("{stored} of {encoded} dimensions stored")
         })?;

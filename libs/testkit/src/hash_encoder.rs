@@ -1,6 +1,7 @@
 //! An encoder without a model: each word is a fixed random direction, a text the sum of its words. Texts that share words
 //! are near, equal texts equal, and every machine computes the same bits.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ const MAX_TOKENS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct HashEncoder {
     info: EncoderInfo,
+    /// Words, and the words that it takes them for.
+    synonyms: HashMap<String, String>,
 }
 
 impl HashEncoder {
@@ -34,7 +37,20 @@ impl HashEncoder {
             max_tokens: MAX_TOKENS,
             matryoshka_dimensions: Vec::new(),
         };
-        Self { info }
+        Self {
+            info,
+            synonyms: HashMap::new(),
+        }
+    }
+
+    /// The same, that takes the first word of each pair for the second: it knows what other encoders do not.
+    #[must_use]
+    pub fn with_synonyms(mut self, pairs: &[(&str, &str)]) -> Self {
+        let owned = pairs
+            .iter()
+            .map(|(word, known)| ((*word).to_owned(), (*known).to_owned()));
+        self.synonyms.extend(owned);
+        self
     }
 
     /// The same, trained for these widths by its own account.
@@ -49,7 +65,8 @@ impl HashEncoder {
     pub fn vector(&self, text: &str) -> Vec<f32> {
         let mut sum = vec![0.0; self.info.dimensions];
         for word in words(text).take(MAX_TOKENS) {
-            add_word(&mut sum, word);
+            let spoken = spoken(word);
+            add_word(&mut sum, self.synonyms.get(&spoken).unwrap_or(&spoken));
         }
         unit(sum)
     }
@@ -112,10 +129,14 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Punctuation around a word and its case say nothing.
-fn add_word(sum: &mut [f32], word: &str) {
+fn spoken(word: &str) -> String {
     let bare = word.trim_matches(|letter: char| !letter.is_alphanumeric());
     let spoken = if bare.is_empty() { word } else { bare };
-    let mut state = fnv1a(spoken.to_lowercase().as_bytes());
+    spoken.to_lowercase()
+}
+
+fn add_word(sum: &mut [f32], spoken: &str) {
+    let mut state = fnv1a(spoken.as_bytes());
     for place in sum {
         *place += signed_unit(splitmix(&mut state));
     }
@@ -179,6 +200,16 @@ mod tests {
         let far = cosine(&query, &encoder.vector("interest rates rose again"));
         assert!((near - 1.0).abs() < 1e-6, "{near}");
         assert!(far.abs() < 0.5, "{far}");
+    }
+
+    #[test]
+    fn synonyms_are_near_to_who_knows_them() {
+        let knowing = HashEncoder::new(64).with_synonyms(&[("feline", "cat")]);
+        assert_eq!(knowing.vector("a Feline."), knowing.vector("a cat"));
+        assert_ne!(
+            HashEncoder::new(64).vector("feline"),
+            HashEncoder::new(64).vector("cat")
+        );
     }
 
     #[test]

@@ -38,10 +38,14 @@ pub struct MeshOptions {
     pub runs: usize,
     /// Replicas of each retriever: the shards that it serves; none: all.
     pub replicas: Vec<Vec<u32>>,
-    /// Stages of the collection; none: both.
+    /// Stages of the collection; none: sparse and dense.
     pub stages: Vec<String>,
     /// What encodes.
     pub encoder: Arc<dyn TextEncoder>,
+    /// What makes the vectors for rescoring.
+    pub rescorer: Option<Arc<dyn TextEncoder>>,
+    /// Settings of the orchestrator.
+    pub orchestrator: orchestrator::RawConfig,
     /// Settings of the indexer.
     pub indexer: indexer::RawConfig,
 }
@@ -54,6 +58,8 @@ impl Default for MeshOptions {
             replicas: vec![Vec::new()],
             stages: Vec::new(),
             encoder: Arc::new(HashEncoder::new(64)),
+            rescorer: None,
+            orchestrator: orchestrator::RawConfig::default(),
             indexer: indexer::RawConfig {
                 prefix_dimensions: 32,
                 ..indexer::RawConfig::default()
@@ -118,9 +124,20 @@ impl Mesh {
     /// # Errors
     /// When a service does not start.
     pub async fn restart(self) -> Result<Self> {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same with other options.
+    ///
+    /// # Errors
+    /// As [`Mesh::restart`].
+    pub async fn restart_with(self, change: impl FnOnce(&mut MeshOptions)) -> Result<Self> {
         let Self {
-            options, folder, ..
+            mut options,
+            folder,
+            ..
         } = self;
+        change(&mut options);
         let mesh = Self::serve(options, folder)?;
         mesh.refresh().await;
         Ok(mesh)
@@ -128,8 +145,15 @@ impl Mesh {
 
     fn serve(options: MeshOptions, folder: TempDir) -> Result<Self> {
         let store = Store::local(folder.path())?;
-        let encoder_app =
-            encoder::App::start(encoder::Config::default(), Arc::clone(&options.encoder));
+        let encoders = indexer::Encoders {
+            first: Arc::clone(&options.encoder),
+            rescorer: options.rescorer.clone(),
+        };
+        let encoder_app = encoder::App::start(
+            encoder::Config::default(),
+            Arc::clone(&encoders.first),
+            encoders.rescorer.clone(),
+        );
         let encoder = host("encoder", |server| encoder_app.add_to(server))?;
         let (sparse_apps, sparse) = sparse_replicas(&options, &store)?;
         let (dense_apps, dense) = dense_replicas(&options, &store)?;
@@ -138,11 +162,14 @@ impl Mesh {
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
         };
-        let orchestrator_app = orchestrator::App::start(orchestrator::Config::default(), peers);
+        let orchestrator_config = validated(|problems| {
+            let raw = options.orchestrator.clone();
+            raw.validate("orchestrator", problems)
+        })?;
+        let orchestrator_app = orchestrator::App::start(orchestrator_config, peers);
         let indexer_config =
             validated(|problems| options.indexer.clone().validate("indexer", problems))?;
-        let indexer_app =
-            indexer::App::start(indexer_config, store, Arc::clone(&options.encoder), None);
+        let indexer_app = indexer::App::start(indexer_config, store, encoders, None);
         Ok(Self {
             indexer: host("indexer", |server| indexer_app.add_to(server))?,
             orchestrator: host("orchestrator", |server| orchestrator_app.add_to(server))?,

@@ -12,7 +12,7 @@ use vector_math::{CodedQuery, VectorError};
 
 use crate::Config;
 use crate::error::Error;
-use crate::loader::{DenseLoader, DenseSnapshot, Shard};
+use crate::loader::{DenseLoader, DenseSnapshot, Shard, Vectors};
 use crate::score::{self, Scores};
 use crate::search::{self, Plan, Target};
 use service_kit::compute::{ComputePool, Computed, StartError, StillWanted};
@@ -87,9 +87,9 @@ impl App {
 
     /// The best passages of a shard.
     pub(crate) async fn search(&self, query: ShardQuery, wish: Wish) -> Result<Found, Error> {
-        let shard = self.shard(&query)?;
+        let (shard, vectors) = self.shard(&query, &[Vectors::Dense])?;
         let collection = &shard.snapshot.snapshot;
-        let coded = collection.code(&query.vector)?;
+        let coded = collection.code(vectors, &query.vector)?;
         let plan = collection.plan(wish.limit, wish.prefix_depth);
         let compile = |filter: Filter| shard.snapshot.compile(&filter);
         let filter = wish
@@ -104,7 +104,7 @@ impl App {
                 wanted.check()?;
                 targets.push(Target {
                     number: segment.number,
-                    part: &segment.part,
+                    part: &segment.part.dense,
                     documents: &segment.documents,
                     allowed: segment.allowed(filter.as_ref()),
                 });
@@ -124,11 +124,12 @@ impl App {
         query: ShardQuery,
         addresses: Vec<Address>,
     ) -> Result<Computed<Scores>, Error> {
-        let shard = self.shard(&query)?;
-        let coded = shard.snapshot.snapshot.code(&query.vector)?;
+        let (shard, vectors) = self.shard(&query, &[Vectors::Dense, Vectors::Rescore])?;
+        let coded = shard.snapshot.snapshot.code(vectors, &query.vector)?;
         let work = move |wanted: &StillWanted| {
             score::score(
                 &coded,
+                vectors,
                 &addresses,
                 |address| shard.locate(address),
                 || Ok(wanted.check()?),
@@ -137,17 +138,33 @@ impl App {
         self.pool.run(query.deadline, work).await
     }
 
-    fn shard(&self, query: &ShardQuery) -> Result<Shard, Error> {
+    /// The shard, and which of these vectors are of the query's bundle.
+    fn shard(&self, query: &ShardQuery, kinds: &[Vectors]) -> Result<(Shard, Vectors), Error> {
         let shard = self.catalog.shard(&query.snapshot, query.shard)?;
-        let passages = shard.snapshot.manifest.encoder_fingerprint();
-        if query.encoder_fingerprint != passages {
-            return Err(Error::OtherEncoder {
-                collection: query.snapshot.collection.clone(),
-                query: query.encoder_fingerprint.clone(),
-                passages: passages.to_owned(),
-            });
+        let of_query = |kind: &&Vectors| fingerprint(&shard, **kind) == query.encoder_fingerprint;
+        match kinds.iter().find(of_query) {
+            Some(vectors) => Ok((shard, *vectors)),
+            None => Err(other_encoder(query, &shard, kinds)),
         }
-        Ok(shard)
+    }
+}
+
+/// The bundle of these vectors; empty when there are none.
+fn fingerprint(shard: &Shard, vectors: Vectors) -> &str {
+    let manifest = &shard.snapshot.manifest;
+    match vectors {
+        Vectors::Dense => manifest.encoder_fingerprint(),
+        Vectors::Rescore => manifest.rescore_fingerprint(),
+    }
+}
+
+fn other_encoder(query: &ShardQuery, shard: &Shard, kinds: &[Vectors]) -> Error {
+    let fingerprints = kinds.iter().map(|kind| fingerprint(shard, *kind));
+    let known: Vec<&str> = fingerprints.filter(|known| !known.is_empty()).collect();
+    Error::OtherEncoder {
+        collection: query.snapshot.collection.clone(),
+        query: query.encoder_fingerprint.clone(),
+        passages: known.join(" and "),
     }
 }
 
@@ -160,8 +177,10 @@ impl DenseSnapshot {
         }
     }
 
-    fn code(&self, vector: &[f32]) -> Result<CodedQuery, FieldError> {
-        self.coder.query(vector).map_err(|error| match error {
+    fn code(&self, vectors: Vectors, vector: &[f32]) -> Result<CodedQuery, FieldError> {
+        let missing = || FieldError::new("encoder_fingerprint", "has no vectors here");
+        let coder = self.coder(vectors).ok_or_else(missing)?;
+        coder.query(vector).map_err(|error| match error {
             VectorError::NotFinite { position } => {
                 FieldError::new(format!("vector[{position}]"), "must be finite")
             }

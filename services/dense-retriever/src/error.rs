@@ -21,7 +21,7 @@ pub enum Error {
         collection: CollectionName,
         /// Fingerprint that came with the query.
         query: String,
-        /// Fingerprint that the segments were built with.
+        /// Fingerprints that the segments were built with and that the call could mean.
         passages: String,
     },
     /// A score that is no number: the vectors are damaged in a way that no checksum saw.

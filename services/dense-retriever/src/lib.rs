@@ -1,7 +1,8 @@
 //! Dense retrieval over the shards of a collection: prefix scan or HNSW, then full width.
 //!
 //! The way of a search: [`app`] finds the snapshot and codes the query, `compute` waits for a thread, `search` chooses
-//! candidates in every segment and scores them at full width, `score` answers for given passages.
+//! candidates in every segment and scores them at full width, `score` answers for given passages: by the vectors that are searched, or
+//! by those of a second encoder where the collection has them.
 
 pub mod app;
 pub mod error;

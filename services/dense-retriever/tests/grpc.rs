@@ -16,7 +16,9 @@ use service_kit::status::{fields_of, kind_of};
 use service_kit::{Problems, with_deadline};
 use tonic::Status;
 
-use support::{Collection, Doc, FINGERPRINT, Served, WIDTH, docs};
+use support::{
+    Collection, Doc, FINGERPRINT, RESCORE_FINGERPRINT, Served, WIDTH, docs, rescore_vector,
+};
 
 fn request(collection: &Collection, vector: &[f32]) -> SearchRequest {
     SearchRequest {
@@ -406,24 +408,120 @@ async fn what_does_not_fit_the_state_is_a_failed_precondition() {
     assert_eq!(kind_of(&status), ErrorKind::NotFound);
 }
 
+fn rescore_request(collection: &Collection, vector: &[f32], addresses: Vec<u64>) -> ScoreRequest {
+    ScoreRequest {
+        encoder_fingerprint: RESCORE_FINGERPRINT.to_owned(),
+        ..score_request(collection, &rescore_vector(vector), addresses)
+    }
+}
+
+fn cosine(left: &[f32], right: &[f32]) -> f32 {
+    let dot =
+        |left: &[f32], right: &[f32]| -> f32 { left.iter().zip(right).map(|(l, r)| l * r).sum() };
+    dot(left, right) / (dot(left, left) * dot(right, right)).sqrt()
+}
+
+#[tokio::test]
+async fn the_fingerprint_chooses_the_vectors_that_are_scored() {
+    let mut collection = Collection::with_rescoring(1);
+    let docs = docs(50);
+    collection.commit(&docs, 1).await;
+    collection.delete(0, &[7]).await;
+    let mut served = Served::start(&collection.store, Config::default()).await;
+    let held = served.client.describe(DescribeRequest {}).await.unwrap();
+    let held = held.into_inner().snapshots.remove(0);
+    assert_eq!(
+        (&*held.encoder_fingerprint, &*held.rescore_fingerprint),
+        (FINGERPRINT, RESCORE_FINGERPRINT)
+    );
+    let query = &docs[3].vector;
+    let addresses: Vec<u64> = (0..51).collect();
+    let dense = score_request(&collection, query, addresses.clone());
+    let rescore = rescore_request(&collection, query, addresses);
+    type InSpace = fn(&[f32]) -> Vec<f32>;
+    let in_spaces: [InSpace; 2] = [<[f32]>::to_vec, rescore_vector];
+    for (request, in_space) in [dense, rescore].into_iter().zip(in_spaces) {
+        let scored = served.client.score(request).await.unwrap().into_inner();
+        assert_eq!(scored.unknown, [7, 50]);
+        let live = docs
+            .iter()
+            .zip(&scored.scores)
+            .filter(|(doc, _)| doc.number != 7);
+        for (doc, score) in live {
+            let exact = cosine(&in_space(query), &in_space(&doc.vector));
+            assert!(
+                (score - exact).abs() < 0.01,
+                "{}: {score}, not {exact}",
+                doc.id
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_knows_the_first_bundle_only() {
+    let mut collection = Collection::with_rescoring(1);
+    let docs = docs(20);
+    collection.commit(&docs, 1).await;
+    let mut served = Served::start(&collection.store, Config::default()).await;
+    let wrong = SearchRequest {
+        encoder_fingerprint: RESCORE_FINGERPRINT.to_owned(),
+        ..request(&collection, &rescore_vector(&docs[0].vector))
+    };
+    let status = refused(&mut served, wrong).await;
+    assert_eq!(kind_of(&status), ErrorKind::FailedPrecondition);
+    let both = [FINGERPRINT, RESCORE_FINGERPRINT];
+    assert!(
+        both.iter().all(|known| status.message().contains(known)),
+        "{status}"
+    );
+    let third = ScoreRequest {
+        encoder_fingerprint: "third".to_owned(),
+        ..score_request(&collection, &docs[0].vector, vec![0])
+    };
+    let status = served.client.score(third).await.unwrap_err();
+    assert_eq!(kind_of(&status), ErrorKind::FailedPrecondition);
+    let all =
+        format!("with third, the passages of test with {FINGERPRINT} and {RESCORE_FINGERPRINT}");
+    assert!(status.message().contains(&all), "{status}");
+    let narrow = ScoreRequest {
+        vector: docs[0].vector.clone(),
+        ..rescore_request(&collection, &docs[0].vector, vec![0])
+    };
+    let status = served.client.score(narrow).await.unwrap_err();
+    assert_eq!(fields_of(&status)[0].path, "vector", "{status}");
+}
+
+#[tokio::test]
+async fn damaged_vectors_for_rescoring_are_unknown_and_the_segment_is_searched() {
+    let mut collection = Collection::with_rescoring(1);
+    let docs = docs(40);
+    collection.commit(&docs, 2).await;
+    collection.damage(1, "rescore", "prefix.i8");
+    let mut served = Served::start(&collection.store, Config::default()).await;
+    let all = SearchRequest {
+        limit: 100,
+        ..request(&collection, &docs[0].vector)
+    };
+    let found = served.client.search(all).await.unwrap().into_inner();
+    assert_eq!(found.refused_segments, 0);
+    let addresses = found.candidates.unwrap().addresses;
+    assert_eq!(addresses.len(), 40);
+    let rescored = rescore_request(&collection, &docs[0].vector, addresses.clone());
+    let rescored = served.client.score(rescored).await.unwrap().into_inner();
+    let unknown = rescored
+        .unknown
+        .iter()
+        .map(|place| addresses[*place as usize] >> 32);
+    assert_eq!(unknown.collect::<Vec<_>>(), [1; 20]);
+}
+
 #[tokio::test]
 async fn a_damaged_segment_is_refused_by_name_and_the_rest_is_served() {
     let mut collection = Collection::new(1, false);
     let docs = docs(40);
     collection.commit(&docs, 2).await;
-    let entry = &collection.manifest.segments[1];
-    let file = entry.parts["dense"]
-        .iter()
-        .find(|file| file.path.ends_with("prefix.i8"))
-        .unwrap();
-    let path = collection
-        .folder
-        .path()
-        .join("collections/test")
-        .join(&file.path);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    collection.damage(1, "dense", "prefix.i8");
     let mut served = Served::start(&collection.store, Config::default()).await;
     let request = SearchRequest {
         limit: 100,

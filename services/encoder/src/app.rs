@@ -1,4 +1,4 @@
-//! The service: an encoder that has passed its golden check, and the cache in front of it.
+//! The service: encoders that have passed their golden checks, each with a cache in front of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,15 @@ use crate::error::Error;
 
 /// The encoder service.
 pub struct App {
+    first: Bundle,
+    others: Vec<Bundle>,
+    readiness: Readiness,
+}
+
+/// One served bundle.
+pub(crate) struct Bundle {
     encoder: Arc<dyn TextEncoder>,
     cache: QueryCache,
-    readiness: Readiness,
 }
 
 /// What to encode.
@@ -38,20 +44,18 @@ pub(crate) struct Encodings {
 }
 
 impl App {
-    /// A service over an encoder. It is ready at once: an encoder that exists has passed the check of its golden vectors
-    /// (see [`inference::BundleEncoder::open`]).
+    /// A service over encoders; requests that name no bundle are for the first. It is ready at once: an encoder that exists has
+    /// passed the check of its golden vectors (see [`inference::BundleEncoder::open`]).
     #[must_use]
-    pub fn start(config: Config, encoder: Arc<dyn TextEncoder>) -> Arc<Self> {
-        let info = encoder.info();
-        tracing::info!(
-            name = info.name,
-            fingerprint = info.fingerprint,
-            dimensions = info.dimensions,
-            "serving"
-        );
+    pub fn start(
+        config: Config,
+        first: Arc<dyn TextEncoder>,
+        others: impl IntoIterator<Item = Arc<dyn TextEncoder>>,
+    ) -> Arc<Self> {
+        let bundle = |encoder| Bundle::new(&config, encoder);
         Arc::new(Self {
-            cache: QueryCache::new(config.query_cache_bytes),
-            encoder,
+            first: bundle(first),
+            others: others.into_iter().map(bundle).collect(),
             readiness: Readiness::ready(),
         })
     }
@@ -60,6 +64,37 @@ impl App {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// All served bundles, the first one first.
+    pub(crate) fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The bundle of this fingerprint; of none: the first.
+    pub(crate) fn bundle(&self, fingerprint: &str) -> Result<&Bundle, Error> {
+        if fingerprint.is_empty() {
+            return Ok(&self.first);
+        }
+        let is_meant = |bundle: &&Bundle| bundle.info().fingerprint == fingerprint;
+        let found = self.bundles().find(is_meant);
+        found.ok_or_else(|| Error::other_bundle(fingerprint, self.bundles().map(Bundle::info)))
+    }
+}
+
+impl Bundle {
+    fn new(config: &Config, encoder: Arc<dyn TextEncoder>) -> Self {
+        let info = encoder.info();
+        tracing::info!(
+            name = info.name,
+            fingerprint = info.fingerprint,
+            dimensions = info.dimensions,
+            "serving"
+        );
+        Self {
+            cache: QueryCache::new(config.query_cache_bytes),
+            encoder,
+        }
     }
 
     pub(crate) fn info(&self) -> &EncoderInfo {

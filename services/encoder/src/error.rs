@@ -1,6 +1,6 @@
 //! What can go wrong with a request, and which kind of failure it is for the caller.
 
-use inference::EncodeError;
+use inference::{EncodeError, EncoderInfo};
 use search_core::{ErrorKind, FieldError};
 
 /// Why a request was not answered.
@@ -9,15 +9,13 @@ pub enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Invalid(#[from] FieldError),
-    /// Another bundle is served than the caller's vectors come from.
-    #[error("the caller expects the encoder bundle {expected}, served is {served} ({name})")]
+    /// Other bundles are served than the one that the caller's vectors come from.
+    #[error("the caller expects the encoder bundle {expected}, served is {served}")]
     OtherBundle {
         /// The fingerprint that the caller expects.
         expected: String,
-        /// The fingerprint that is served.
+        /// Fingerprints and names that are served.
         served: String,
-        /// The name of the served bundle.
-        name: String,
     },
     /// The encoder did not encode.
     #[error(transparent)]
@@ -25,6 +23,17 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn other_bundle<'a>(
+        expected: &str,
+        served: impl Iterator<Item = &'a EncoderInfo>,
+    ) -> Self {
+        let named = served.map(|info| format!("{} ({})", info.fingerprint, info.name));
+        Self::OtherBundle {
+            expected: expected.to_owned(),
+            served: named.collect::<Vec<_>>().join(" and "),
+        }
+    }
+
     /// The kind, for the status.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

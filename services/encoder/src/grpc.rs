@@ -13,7 +13,7 @@ use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::app::{self, App, Encodings};
+use crate::app::{self, App, Bundle, Encodings};
 use crate::error::Error;
 
 /// Most texts of one request.
@@ -38,11 +38,12 @@ impl App {
     ) -> Result<EncodeResponse, Error> {
         let deadline = deadline_of(&request);
         let request = request.into_inner();
-        self.check_fingerprint(&request.expected_fingerprint)?;
+        let bundle = self.bundle(&request.expected_fingerprint)?;
         let task = task_from_wire(request.task)?;
-        check_texts(&request, self.info())?;
+        check_texts(&request, bundle.info())?;
         let span = tracing::info_span!(
             "encode texts",
+            bundle = bundle.info().name,
             texts = request.texts.len(),
             cached_texts = tracing::field::Empty,
             truncated_texts = tracing::field::Empty,
@@ -51,28 +52,16 @@ impl App {
             compute_us = tracing::field::Empty,
         );
         let (texts, with_token_vectors) = (request.texts, request.with_token_vectors);
-        let encode = self.encode(app::Request {
+        let encode = bundle.encode(app::Request {
             texts,
             task,
             with_token_vectors,
             deadline,
         });
         let encodings = encode.instrument(span.clone()).await?;
-        let answer = answer_to_wire(encodings, self.info(), with_token_vectors);
+        let answer = answer_to_wire(encodings, bundle.info(), with_token_vectors);
         record(&span, &answer);
         Ok(answer)
-    }
-
-    fn check_fingerprint(&self, expected: &str) -> Result<(), Error> {
-        let info = self.info();
-        if expected.is_empty() || expected == info.fingerprint {
-            return Ok(());
-        }
-        Err(Error::OtherBundle {
-            expected: expected.to_owned(),
-            served: info.fingerprint.clone(),
-            name: info.name.clone(),
-        })
     }
 }
 
@@ -92,19 +81,34 @@ impl EncoderService for App {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let info = self.info();
-        Ok(Response::new(DescribeResponse {
-            name: info.name.clone(),
-            fingerprint: info.fingerprint.clone(),
-            dimensions: info.dimensions as u32,
-            token_dimensions: info.token_dimensions as u32,
-            max_tokens: info.max_tokens as u32,
-            matryoshka_dimensions: info
-                .matryoshka_dimensions
-                .iter()
-                .map(|&width| width as u32)
-                .collect(),
-        }))
+        let bundles = self.bundles().map(Bundle::info).map(bundle_to_wire);
+        Ok(Response::new(described(bundles.collect())))
+    }
+}
+
+/// The first bundle is described twice: callers that know of one only read the outer fields.
+fn described(bundles: Vec<wire::Bundle>) -> DescribeResponse {
+    let first = bundles.first().cloned().unwrap_or_default();
+    DescribeResponse {
+        name: first.name,
+        fingerprint: first.fingerprint,
+        dimensions: first.dimensions,
+        token_dimensions: first.token_dimensions,
+        max_tokens: first.max_tokens,
+        matryoshka_dimensions: first.matryoshka_dimensions,
+        bundles,
+    }
+}
+
+fn bundle_to_wire(info: &EncoderInfo) -> wire::Bundle {
+    let widths = info.matryoshka_dimensions.iter();
+    wire::Bundle {
+        name: info.name.clone(),
+        fingerprint: info.fingerprint.clone(),
+        dimensions: info.dimensions as u32,
+        token_dimensions: info.token_dimensions as u32,
+        max_tokens: info.max_tokens as u32,
+        matryoshka_dimensions: widths.map(|&width| width as u32).collect(),
     }
 }
 

@@ -106,8 +106,12 @@ struct Mesh {
 }
 
 fn start(encoder: Scripted, config: Config) -> Mesh {
+    start_both(encoder, None, config)
+}
+
+fn start_both(encoder: Scripted, second: Option<Arc<dyn TextEncoder>>, config: Config) -> Mesh {
     let encoder = Arc::new(encoder);
-    let app = App::start(config, Arc::clone(&encoder) as Arc<dyn TextEncoder>);
+    let app = App::start(config, Arc::clone(&encoder) as Arc<dyn TextEncoder>, second);
     let mut builder = ServerBuilder::new(ServerLimits::default());
     app.add_to(&mut builder);
     let server = builder.build(search_proto::FILE_DESCRIPTOR_SET).unwrap();
@@ -308,6 +312,59 @@ async fn another_bundle_is_refused_with_both_fingerprints() {
         ("scripted", 2, 4096)
     );
     assert_eq!(described.matryoshka_dimensions, [1]);
+}
+
+#[tokio::test]
+async fn each_bundle_is_chosen_by_its_fingerprint_and_has_a_cache_of_its_own() {
+    let mut second = Scripted::new();
+    (second.info.name, second.info.fingerprint) = ("wider".into(), "def".into());
+    second.info.token_dimensions = 0;
+    let second = Arc::new(second);
+    let config = Config::default();
+    let mut mesh = start_both(Scripted::new(), Some(second.clone()), config);
+    let with = |fingerprint: &str| EncodeRequest {
+        expected_fingerprint: fingerprint.into(),
+        ..query(&["x"])
+    };
+    for (asked, answered, cached) in [
+        ("", "abc", 0),
+        ("def", "def", 0),
+        ("abc", "abc", 1),
+        ("def", "def", 1),
+    ] {
+        let answer = mesh.encode(with(asked)).await.unwrap();
+        assert_eq!(
+            (&*answer.fingerprint, answer.cached_texts),
+            (answered, cached)
+        );
+    }
+    let jobs = |encoder: &Scripted| encoder.jobs.lock().unwrap().len();
+    assert_eq!((jobs(&mesh.encoder), jobs(&second)), (1, 1));
+    // What a bundle cannot give is its own limit.
+    let token_vectors = |fingerprint| EncodeRequest {
+        with_token_vectors: true,
+        ..with(fingerprint)
+    };
+    assert!(mesh.encode(token_vectors("abc")).await.is_ok());
+    let refused = mesh.refused(token_vectors("def")).await;
+    assert_eq!(
+        refused,
+        (Code::InvalidArgument, "with_token_vectors".to_owned())
+    );
+    let status = mesh.encode(with("ghi")).await.unwrap_err();
+    let served = "expects the encoder bundle ghi, served is abc (scripted) and def (wider)";
+    assert!(status.message().contains(served), "{status}");
+    let described = mesh.client.describe(DescribeRequest {}).await.unwrap();
+    let described = described.into_inner();
+    let bundles = described
+        .bundles
+        .iter()
+        .map(|bundle| bundle.fingerprint.as_str());
+    assert_eq!(bundles.collect::<Vec<_>>(), ["abc", "def"]);
+    assert_eq!(
+        (described.fingerprint, described.token_dimensions),
+        ("abc".into(), 3)
+    );
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ pub(crate) struct IndexArgs {
     /// Shards of a new collection
     #[arg(long)]
     pub(crate) shards: Option<u32>,
-    /// Stages to build of a new collection [default: sparse,dense]
+    /// Stages to build of a new collection: sparse, dense, rescore [default: sparse,dense]
     #[arg(long, value_delimiter = ',', value_name = "STAGE")]
     pub(crate) stages: Vec<String>,
     /// Tokens of a passage; longer documents are split
@@ -245,7 +245,7 @@ pub(crate) enum ModelsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Check a bundle's golden vectors [default: the configured encoder]
+    /// Check a bundle's golden vectors [default: the configured bundles]
     Verify {
         /// Bundle folder
         bundle: Option<PathBuf>,

@@ -62,6 +62,8 @@ struct RawModels {
     onnxruntime_library: PathBuf,
     /// An own encoder bundle. Empty: the pulled one.
     encoder_bundle: PathBuf,
+    /// A second encoder bundle, whose vectors rescore. Empty: none.
+    rescorer_bundle: PathBuf,
 }
 
 /// The services that the orchestrator calls, as `host:port`.
@@ -89,6 +91,7 @@ impl Default for RawModels {
             python: PathBuf::from("python3"),
             onnxruntime_library: PathBuf::new(),
             encoder_bundle: PathBuf::new(),
+            rescorer_bundle: PathBuf::new(),
         }
     }
 }
@@ -126,6 +129,7 @@ pub(crate) struct ModelsConfig {
     pub(crate) python: PathBuf,
     pub(crate) onnxruntime_library: Option<PathBuf>,
     pub(crate) encoder_bundle: Option<PathBuf>,
+    pub(crate) rescorer_bundle: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -225,6 +229,7 @@ impl RawModels {
         ModelsConfig {
             onnxruntime_library: existing("models.onnxruntime_library", self.onnxruntime_library),
             encoder_bundle: existing("models.encoder_bundle", self.encoder_bundle),
+            rescorer_bundle: existing("models.rescorer_bundle", self.rescorer_bundle),
             cache_folder: or_default(self.cache_folder, || cache_folder().join("models")),
             python: self.python,
         }
@@ -290,6 +295,7 @@ mod tests {
         let mut raw = RawConfig::default();
         raw.server.address = "nowhere".to_owned();
         raw.models.encoder_bundle = PathBuf::from("/does/not/exist");
+        raw.models.rescorer_bundle = PathBuf::from("/nor/does/this");
         raw.peers.encoder = vec!["host".to_owned()];
         let mut problems = Problems::default();
         assert!(raw.validate(&mut problems).is_none());
@@ -302,6 +308,7 @@ mod tests {
             [
                 "server.address",
                 "models.encoder_bundle",
+                "models.rescorer_bundle",
                 "peers.encoder[0]"
             ]
         );

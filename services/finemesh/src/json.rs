@@ -90,5 +90,6 @@ pub(crate) fn reason_name(reason: StageReason) -> Option<&'static str> {
         StageReason::DamagedSegment => Some("damaged_segment"),
         StageReason::Depth => Some("depth"),
         StageReason::Size => Some("size"),
+        StageReason::NotIndexed => Some("not_indexed"),
     }
 }

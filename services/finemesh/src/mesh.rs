@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
+use indexer::Encoders;
 use orchestrator::Peers;
 use search_proto::FILE_DESCRIPTOR_SET;
 use segment::store::Store;
@@ -40,8 +41,8 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
     match target {
         Target::All => return all(config, Models::Loaded).await,
         Target::Encoder => {
-            let text_encoder = models::encoder(&config.models).await?;
-            encoder::App::start(config.encoder.clone(), text_encoder).add_to(&mut builder);
+            let Encoders { first, rescorer } = models::encoders(&config.models).await?;
+            encoder::App::start(config.encoder.clone(), first, rescorer).add_to(&mut builder);
         }
         Target::SparseRetriever => {
             let store = open_store(&config.storage)?;
@@ -58,10 +59,9 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
             orchestrator::App::start(config.orchestrator.clone(), peers).add_to(&mut builder);
         }
         Target::Indexer => {
-            let text_encoder = models::encoder(&config.models).await?;
+            let encoders = models::encoders(&config.models).await?;
             let store = open_store(&config.storage)?;
-            indexer::App::start(config.indexer.clone(), store, text_encoder, None)
-                .add_to(&mut builder);
+            indexer::App::start(config.indexer.clone(), store, encoders, None).add_to(&mut builder);
         }
     }
     Ok(builder.build(FILE_DESCRIPTOR_SET)?)
@@ -74,13 +74,13 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let sparse = sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone())?;
     let dense = dense_retriever::App::start(config.dense_retriever.clone(), store.clone())?;
     tokio::join!(sparse.refresh(), dense.refresh());
-    let text_encoder = match models {
-        Models::Loaded => Some(models::encoder(&config.models).await?),
+    let encoders = match models {
+        Models::Loaded => Some(models::encoders(&config.models).await?),
         Models::LeftOut => None,
     };
-    let encoder = text_encoder
-        .clone()
-        .map(|e| encoder::App::start(config.encoder.clone(), e));
+    let encoder = encoders.clone().map(|Encoders { first, rescorer }| {
+        encoder::App::start(config.encoder.clone(), first, rescorer)
+    });
 
     let add_stages = |builder: &mut ServerBuilder| {
         sparse.add_to(builder);
@@ -103,7 +103,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let mut public = ServerBuilder::new(config.server.limits);
     orchestrator.add_to(&mut public);
     add_stages(&mut public);
-    if let Some(text_encoder) = text_encoder {
+    if let Some(encoders) = encoders {
         let after_commit = move |_| {
             let (sparse, dense, orchestrator) =
                 (sparse.clone(), dense.clone(), orchestrator.clone());
@@ -116,7 +116,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         indexer::App::start(
             config.indexer.clone(),
             store,
-            text_encoder,
+            encoders,
             Some(Arc::new(after_commit)),
         )
         .add_to(&mut public);

@@ -1,35 +1,53 @@
 //! Finds the models that the configuration names, or pulls the default ones the first time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use indexer::Encoders;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::pull::{self, Installed, PullOptions, PullProgress};
 use inference::{BundleEncoder, EncoderOptions, TextEncoder};
 
 use crate::config::ModelsConfig;
 
-/// The configured encoder, loaded and checked against its golden vectors; pulled first if need be.
-pub(crate) async fn encoder(config: &ModelsConfig) -> Result<Arc<dyn TextEncoder>> {
+/// The configured encoders, loaded and checked against their golden vectors; pulled first if need be.
+pub(crate) async fn encoders(config: &ModelsConfig) -> Result<Encoders> {
     let config = config.clone();
-    let loaded = tokio::task::spawn_blocking(move || load(&config)).await?;
-    Ok(Arc::new(loaded?))
+    tokio::task::spawn_blocking(move || load(&config)).await?
 }
 
-fn load(config: &ModelsConfig) -> Result<BundleEncoder> {
+fn load(config: &ModelsConfig) -> Result<Encoders> {
     let Installed {
         ort_library,
         encoder_bundle,
     } = resolve(config)?;
-    BundleEncoder::open(&ort_library, &encoder_bundle, EncoderOptions::default()).with_context(
-        || {
-            format!(
-                "the encoder bundle in {} cannot be used",
-                encoder_bundle.display()
-            )
-        },
-    )
+    let first = open(&ort_library, &encoder_bundle)?;
+    let rescorer = config.rescorer_bundle.as_ref();
+    let rescorer = rescorer
+        .map(|bundle| open(&ort_library, bundle))
+        .transpose()?;
+    let encoders = Encoders { first, rescorer };
+    check_distinct(&encoders)?;
+    Ok(encoders)
+}
+
+fn open(ort_library: &Path, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
+    let opened = BundleEncoder::open(ort_library, bundle, EncoderOptions::default());
+    let opened = opened
+        .with_context(|| format!("the encoder bundle in {} cannot be used", bundle.display()))?;
+    Ok(Arc::new(opened))
+}
+
+/// What the encoder has said already needs no second opinion of the same bundle.
+fn check_distinct(encoders: &Encoders) -> Result<()> {
+    let first = &encoders.first.info().fingerprint;
+    let is_same = |rescorer: &Arc<dyn TextEncoder>| rescorer.info().fingerprint == *first;
+    ensure!(
+        !encoders.rescorer.as_ref().is_some_and(is_same),
+        "models.rescorer_bundle: is the encoder's own bundle, {first}"
+    );
+    Ok(())
 }
 
 /// What the configuration names; what it does not name is pulled.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use futures::Stream;
 use futures::future::BoxFuture;
-use inference::TextEncoder;
 use search_core::CollectionName;
 use segment::store::Store;
 use service_kit::Readiness;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::Config;
+use crate::encode::Encoders;
 use crate::error::IndexError;
 use crate::progress::{Event, Summary};
 use crate::run::{Deletion, Indexer};
@@ -36,12 +36,12 @@ impl App {
     pub fn start(
         config: Config,
         store: Store,
-        encoder: Arc<dyn TextEncoder>,
+        encoders: Encoders,
         after_commit: Option<CommitHook>,
     ) -> Arc<Self> {
         let max_runs = config.max_concurrent_runs;
         Arc::new(Self {
-            indexer: Indexer::new(config, store, encoder),
+            indexer: Indexer::new(config, store, encoders),
             runs: Semaphore::new(max_runs),
             max_runs,
             readiness: Readiness::ready(),

@@ -16,7 +16,9 @@ use segment::checksum::FileEntry;
 use segment::SegmentError;
 use segment::dense::DenseWriter;
 use segment::documents::{Document, DocumentsWriter};
-use segment::manifest::{ATTRIBUTES, CollectionSettings, DOCUMENTS, Stage, segment_folder};
+use segment::manifest::{
+    ATTRIBUTES, CollectionSettings, DOCUMENTS, DenseSettings, Stage, segment_folder,
+};
 use segment::sparse::{SparseBuilder, SparseIndex};
 use segment::store::{PartFiles, Store};
 use serde_json::{Map, Value};
@@ -40,9 +42,28 @@ pub(crate) struct Build {
     pub(crate) passages: Arc<Passages>,
     pub(crate) settings: CollectionSettings,
     /// Set if there is a dense stage.
-    pub(crate) vectors: Option<(VectorCoder, Arc<VectorSpool>)>,
+    pub(crate) vectors: Option<CodedSpool>,
+    /// Set if there is a rescore stage.
+    pub(crate) rescore: Option<CodedSpool>,
     pub(crate) max_segment_passages: u64,
     pub(crate) counter: Counter,
+}
+
+/// The vectors of one encoder, and how they are coded.
+pub(crate) struct CodedSpool {
+    coder: VectorCoder,
+    vectors: Arc<VectorSpool>,
+}
+
+impl CodedSpool {
+    /// Both or none.
+    pub(crate) fn zip(
+        coder: Option<VectorCoder>,
+        vectors: &Option<Arc<VectorSpool>>,
+    ) -> Option<Self> {
+        let (coder, vectors) = coder.zip(vectors.clone())?;
+        Some(Self { coder, vectors })
+    }
 }
 
 /// A segment that is stored already and only needs a number.
@@ -203,6 +224,7 @@ struct Prepared {
     document: Document,
     metadata: Map<String, Value>,
     vectors: Vec<CodedVector>,
+    rescore: Vec<CodedVector>,
 }
 
 /// Returns the passages of the batch.
@@ -230,10 +252,8 @@ fn prepare(build: &Build, document: usize) -> Result<Prepared, IndexError> {
     };
     Ok(Prepared {
         metadata: read.metadata(),
-        vectors: rows
-            .clone()
-            .filter_map(|row| coded_vector(build, document, row).transpose())
-            .collect::<Result<_, _>>()?,
+        vectors: coded_vectors(build, &build.vectors, document)?,
+        rescore: coded_vectors(build, &build.rescore, document)?,
         document: Document {
             id: build.documents.id(document).to_string(),
             passages: rows.map(text_of).collect(),
@@ -243,20 +263,33 @@ fn prepare(build: &Build, document: usize) -> Result<Prepared, IndexError> {
     })
 }
 
+/// Those of the document's passages; empty where there is no such part.
+fn coded_vectors(
+    build: &Build,
+    spool: &Option<CodedSpool>,
+    document: usize,
+) -> Result<Vec<CodedVector>, IndexError> {
+    let Some(spool) = spool else {
+        return Ok(Vec::new());
+    };
+    let rows = build.passages.rows(document);
+    rows.map(|row| coded_vector(build, spool, document, row))
+        .collect()
+}
+
 fn coded_vector(
     build: &Build,
+    spool: &CodedSpool,
     document: usize,
     row: u64,
-) -> Result<Option<CodedVector>, IndexError> {
-    let Some((coder, vectors)) = &build.vectors else {
-        return Ok(None);
-    };
+) -> Result<CodedVector, IndexError> {
     let mut vector = Vec::new();
-    vectors
+    spool
+        .vectors
         .read(row, &mut vector)
         .map_err(IndexError::spool(build.documents.directory()))?;
-    let coded = coder.prepare(&vector);
-    coded.map(Some).map_err(|source| IndexError::Vector {
+    let coded = spool.coder.prepare(&vector);
+    coded.map_err(|source| IndexError::Vector {
         document: build.documents.name(document),
         source,
     })
@@ -268,6 +301,7 @@ struct Writers {
     attributes: AttributesWriter,
     sparse: SparseBuilder,
     dense: Option<DenseWriter>,
+    rescore: Option<DenseWriter>,
 }
 
 impl Writers {
@@ -282,11 +316,16 @@ impl Writers {
             .dense
             .as_ref()
             .map(|dense| DenseWriter::new(&part(Stage::Dense.as_str())?, dense));
+        let rescore = settings.rescore.as_ref().map(|rescore| {
+            let settings = DenseSettings::scored_only(rescore.dimensions);
+            DenseWriter::new(&part(Stage::Rescore.as_str())?, &settings)
+        });
         Ok(Self {
             documents: DocumentsWriter::new(&part(DOCUMENTS)?)?,
             attributes: AttributesWriter::new(&part(ATTRIBUTES)?),
             sparse: SparseBuilder::new(&part(Stage::Sparse.as_str())?, &settings.language)?,
             dense: dense.transpose()?,
+            rescore: rescore.transpose()?,
         })
     }
 
@@ -301,11 +340,14 @@ impl Writers {
             attributes,
             sparse,
             dense,
+            rescore,
         } = self;
-        let (postings, others) = rayon::join(
-            || push_sparse(sparse, batch),
-            || push_others(documents, attributes, dense, batch),
-        );
+        let others = || {
+            push_others(documents, attributes, batch)?;
+            push_vectors(dense, batch, |prepared| &prepared.vectors)?;
+            push_vectors(rescore, batch, |prepared| &prepared.rescore)
+        };
+        let (postings, others) = rayon::join(|| push_sparse(sparse, batch), others);
         postings.and(others)
     }
 
@@ -313,7 +355,8 @@ impl Writers {
         self.documents.finish()?;
         self.attributes.finish()?;
         self.sparse.finish()?;
-        self.dense.map_or(Ok(()), DenseWriter::finish)
+        self.dense.map_or(Ok(()), DenseWriter::finish)?;
+        self.rescore.map_or(Ok(()), DenseWriter::finish)
     }
 }
 
@@ -330,20 +373,25 @@ fn push_sparse(sparse: &mut SparseBuilder, batch: &[Prepared]) -> Result<(), Seg
 fn push_others(
     documents: &mut DocumentsWriter,
     attributes: &mut AttributesWriter,
-    dense: &mut Option<DenseWriter>,
     batch: &[Prepared],
 ) -> Result<(), SegmentError> {
     for prepared in batch {
         documents.push(&prepared.document)?;
         attributes.push(&prepared.metadata)?;
-        if let Some(dense) = dense {
-            prepared
-                .vectors
-                .iter()
-                .try_for_each(|vector| dense.push(vector))?;
-        }
     }
     Ok(())
+}
+
+fn push_vectors(
+    writer: &mut Option<DenseWriter>,
+    batch: &[Prepared],
+    of: impl Fn(&Prepared) -> &[CodedVector],
+) -> Result<(), SegmentError> {
+    let Some(writer) = writer else {
+        return Ok(());
+    };
+    let mut vectors = batch.iter().flat_map(of);
+    vectors.try_for_each(|vector| writer.push(vector))
 }
 
 /// Stores the parts of a segment; only the postings stay on the local disk.
@@ -360,12 +408,8 @@ async fn store_parts(
     } = destination;
     let target = segment_folder(number, run);
     let mut parts = BTreeMap::new();
-    for part in [
-        DOCUMENTS,
-        ATTRIBUTES,
-        Stage::Sparse.as_str(),
-        Stage::Dense.as_str(),
-    ] {
+    let stages = Stage::ALL.map(Stage::as_str);
+    for part in [DOCUMENTS, ATTRIBUTES].into_iter().chain(stages) {
         let local = folder.join(part);
         if !local.is_dir() {
             continue;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use inference::{EncodeError, EncodeJob, Encoded, Priority, Task, TextEncoder};
+use inference::{EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task, TextEncoder};
 use segment::index_text;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,13 +34,47 @@ const JOBS_AHEAD: usize = 4;
 const QUEUE_ATTEMPTS: u32 = 600;
 const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 
+/// What makes a collection's vectors.
+#[derive(Clone)]
+pub struct Encoders {
+    /// Makes the vectors that are searched; passages are cut by its tokens.
+    pub first: Arc<dyn TextEncoder>,
+    /// Makes the vectors for rescoring. Of a passage that is longer than it reads, it reads the beginning.
+    pub rescorer: Option<Arc<dyn TextEncoder>>,
+}
+
+impl Encoders {
+    pub(crate) fn info(&self) -> EncoderInfos<'_> {
+        EncoderInfos {
+            first: self.first.info(),
+            rescorer: self.rescorer.as_ref().map(|rescorer| rescorer.info()),
+        }
+    }
+}
+
+/// What the encoders are.
+#[derive(Clone, Copy)]
+pub(crate) struct EncoderInfos<'a> {
+    pub(crate) first: &'a EncoderInfo,
+    pub(crate) rescorer: Option<&'a EncoderInfo>,
+}
+
+impl From<Arc<dyn TextEncoder>> for Encoders {
+    fn from(first: Arc<dyn TextEncoder>) -> Self {
+        Self {
+            first,
+            rescorer: None,
+        }
+    }
+}
+
 /// What an encoding run works on.
 pub(crate) struct Encoding {
     pub(crate) documents: Arc<RunDocuments>,
     pub(crate) passages: Arc<Passages>,
     pub(crate) encoder: Arc<dyn TextEncoder>,
     pub(crate) vectors: Arc<VectorSpool>,
-    pub(crate) counter: Counter,
+    pub(crate) counter: Arc<Counter>,
     /// Whether a document that the encoder refuses is left out; otherwise it ends the run.
     pub(crate) skip_invalid: bool,
 }
@@ -50,8 +84,17 @@ struct Job {
     texts: Vec<String>,
 }
 
-/// Encodes all passages; returns the time that the model's runtime took, on average over the encoder's threads.
-pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, IndexError> {
+/// What an encoding run took.
+#[derive(Default)]
+pub(crate) struct EncodeCost {
+    /// Time in the model's runtime, on average over the encoder's threads.
+    pub(crate) model: Duration,
+    /// Passages that are longer than the encoder reads.
+    pub(crate) truncated: u64,
+}
+
+/// Encodes all passages.
+pub(crate) async fn encode_passages(encoding: Encoding) -> Result<EncodeCost, IndexError> {
     let encoding = Arc::new(encoding);
     let (sender, receiver) = mpsc::channel(JOBS_AHEAD);
     let source = Arc::clone(&encoding);
@@ -59,12 +102,14 @@ pub(crate) async fn encode_passages(encoding: Encoding) -> Result<Duration, Inde
     let mut finished = ReceiverStream::new(receiver)
         .map(|job| run_job(Arc::clone(&encoding), job))
         .buffer_unordered(JOBS_IN_FLIGHT);
-    let mut model = Duration::ZERO;
+    let mut cost = EncodeCost::default();
     while let Some(outcome) = finished.next().await {
-        model += outcome?;
+        let job = outcome?;
+        cost.model += job.model;
+        cost.truncated += job.truncated;
     }
     reader.await??;
-    Ok(model)
+    Ok(cost)
 }
 
 /// Sends all jobs, until nobody takes them any more.
@@ -114,8 +159,7 @@ fn read_text(encoding: &Encoding, row: u64) -> Result<String, IndexError> {
     Ok(index_text(title, &passage))
 }
 
-/// Returns the time that the model's runtime took for the job, on average over the threads.
-async fn run_job(encoding: Arc<Encoding>, mut job: Job) -> Result<Duration, IndexError> {
+async fn run_job(encoding: Arc<Encoding>, mut job: Job) -> Result<EncodeCost, IndexError> {
     let rows = job.rows.len() as u64;
     let encoded = loop {
         match encode(&encoding, &job).await {
@@ -126,11 +170,14 @@ async fn run_job(encoding: Arc<Encoding>, mut job: Job) -> Result<Duration, Inde
             Err(source) => return Err(IndexError::Encoder(source)),
         }
     };
-    let model = encoded.model / u32::try_from(encoded.threads).unwrap_or(u32::MAX).max(1);
+    let cost = EncodeCost {
+        model: encoded.model / u32::try_from(encoded.threads).unwrap_or(u32::MAX).max(1),
+        truncated: encoded.truncated_texts.into(),
+    };
     let writer = Arc::clone(&encoding);
     tokio::task::spawn_blocking(move || write_vectors(&writer, &job, &encoded)).await??;
     encoding.counter.add(rows)?;
-    Ok(model)
+    Ok(cost)
 }
 
 /// Takes a text that the encoder refuses out of the job, and its document out of the run. The row stays empty.

@@ -34,14 +34,16 @@ pub enum IndexError {
     },
     /// The encoder is another one than the collection's.
     #[error(
-        "collection {collection} was built with encoder {stored}, but this indexer runs encoder {current}"
+        "collection {collection} was built with {role} {stored}, but this indexer runs {role} {current}"
     )]
     EncoderDiffers {
+        /// Which of the encoders.
+        role: &'static str,
         /// Whose.
         collection: String,
         /// Fingerprint in the manifest.
         stored: String,
-        /// Fingerprint of the encoder here.
+        /// Fingerprint of the one here, or that there is none.
         current: String,
     },
     /// The collection does not exist.

@@ -213,16 +213,13 @@ fn settings_from_wire(settings: wire::IndexSettings) -> Result<IndexSettings, In
     let mut mistakes = Vec::new();
     let mut stages = Vec::new();
     for (index, name) in settings.stages.iter().enumerate() {
-        match [Stage::Sparse, Stage::Dense]
-            .into_iter()
-            .find(|stage| stage.as_str() == name)
-        {
+        match Stage::named(name) {
             Some(stage) => stages.push(stage),
             None => {
                 let path = format!("settings.stages[{index}]");
                 mistakes.push(FieldError::new(
                     path,
-                    format!("{name:?} is unknown; known are sparse and dense"),
+                    format!("{name:?} is unknown; known are sparse, dense and rescore"),
                 ));
             }
         }

@@ -25,6 +25,7 @@ mod temporary;
 
 pub use app::{App, CommitHook};
 pub use config::{Config, RawConfig};
+pub use encode::Encoders;
 pub use error::IndexError;
 pub use progress::{Event, InvalidLine, Phase, Progress, Summary};
 pub use run::{Deletion, Indexer};

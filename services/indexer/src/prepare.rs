@@ -14,9 +14,9 @@ use segment::manifest::{CollectionSettings, Manifest, Stage};
 use segment::store::Store;
 use vector_math::Rotation;
 
-use crate::build::{Build, BuiltSegments, Destination, build_segments};
+use crate::build::{Build, BuiltSegments, CodedSpool, Destination, build_segments};
 use crate::documents::RunDocuments;
-use crate::encode::{Encoding, encode_passages};
+use crate::encode::{Encoders, Encoding, encode_passages};
 use crate::error::IndexError;
 use crate::passages::{PassageSize, Passages, split_documents};
 use crate::progress::{Counter, Events, Phase, Stopwatch};
@@ -27,12 +27,12 @@ use crate::spool::VectorSpool;
 pub(crate) struct Preparation {
     pub(crate) store: Store,
     pub(crate) collection: CollectionName,
-    pub(crate) encoder: Arc<dyn TextEncoder>,
+    pub(crate) encoders: Encoders,
     pub(crate) max_segment_passages: u64,
     pub(crate) documents: Arc<RunDocuments>,
     pub(crate) events: Events,
     pub(crate) stopwatch: Stopwatch,
-    /// Time in the model's runtime, on average over the encoder's threads.
+    /// Time in the models' runtime, on average over an encoder's threads.
     pub(crate) encode_model: Duration,
     /// Whether documents that the tokenizer or the encoder refuses are left out.
     pub(crate) skip_invalid: bool,
@@ -46,6 +46,7 @@ pub(crate) struct Preparation {
 pub(crate) struct Done {
     split: Option<(PassageSize, Arc<Passages>)>,
     vectors: Option<Arc<VectorSpool>>,
+    rescore_vectors: Option<Arc<VectorSpool>>,
     fitted: Option<Rotation>,
     built: Option<Built>,
 }
@@ -72,9 +73,7 @@ impl Preparation {
         latest: Option<&Manifest>,
     ) -> Result<Prepared, IndexError> {
         let passages = self.split(settings).await?;
-        if settings.stages.contains(&Stage::Dense) {
-            self.encode(&passages).await?;
-        }
+        self.encode(&passages, settings).await?;
         let stored = self.stored_rotation(latest).await?;
         let new = if stored.is_none() {
             self.fit(&passages, settings).await?
@@ -101,7 +100,10 @@ impl Preparation {
         let begin = Instant::now();
         let total = self.documents.len() as u64;
         let counter = Counter::new(&self.events, Phase::Read, total);
-        let (documents, encoder) = (Arc::clone(&self.documents), Arc::clone(&self.encoder));
+        let (documents, encoder) = (
+            Arc::clone(&self.documents),
+            Arc::clone(&self.encoders.first),
+        );
         let skip_invalid = self.skip_invalid;
         let split = move || split_documents(&documents, size, &*encoder, &counter, skip_invalid);
         let passages = Arc::new(tokio::task::spawn_blocking(split).await??);
@@ -115,30 +117,62 @@ impl Preparation {
         Ok(passages)
     }
 
-    async fn encode(&mut self, passages: &Arc<Passages>) -> Result<(), IndexError> {
-        if self.done.vectors.is_some() {
+    /// Makes the vectors that the stages need: one encoder behind the other, for each uses all cores.
+    async fn encode(
+        &mut self,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+    ) -> Result<(), IndexError> {
+        let lacks = |stage, done: &Option<_>| settings.stages.contains(&stage) && done.is_none();
+        let first = lacks(Stage::Dense, &self.done.vectors);
+        let rescorer = lacks(Stage::Rescore, &self.done.rescore_vectors)
+            .then(|| self.encoders.rescorer.clone())
+            .flatten();
+        let encoders = u64::from(first) + u64::from(rescorer.is_some());
+        if encoders == 0 {
             return Ok(());
         }
         let begin = Instant::now();
-        let directory = self.documents.directory();
-        let vectors = VectorSpool::create(directory, self.encoder.info().dimensions);
-        let vectors = Arc::new(vectors.map_err(IndexError::spool(directory))?);
-        let total = passages.len();
+        let total = passages.len() * encoders;
         self.events.progress(Phase::Encode, 0, total).await?;
+        let counter = Arc::new(Counter::new(&self.events, Phase::Encode, total));
+        if first {
+            let encoder = Arc::clone(&self.encoders.first);
+            self.done.vectors = Some(self.encode_with(encoder, passages, &counter).await?);
+        }
+        if let Some(encoder) = rescorer {
+            self.done.rescore_vectors = Some(self.encode_with(encoder, passages, &counter).await?);
+        }
+        self.events.progress(Phase::Encode, total, total).await?;
+        self.stopwatch.add(Phase::Encode, begin);
+        Ok(())
+    }
+
+    async fn encode_with(
+        &mut self,
+        encoder: Arc<dyn TextEncoder>,
+        passages: &Arc<Passages>,
+        counter: &Arc<Counter>,
+    ) -> Result<Arc<VectorSpool>, IndexError> {
+        let directory = self.documents.directory();
+        let vectors = VectorSpool::create(directory, encoder.info().dimensions);
+        let vectors = Arc::new(vectors.map_err(IndexError::spool(directory))?);
         let encoding = Encoding {
             documents: Arc::clone(&self.documents),
             passages: Arc::clone(passages),
-            encoder: Arc::clone(&self.encoder),
+            encoder: Arc::clone(&encoder),
             vectors: Arc::clone(&vectors),
-            counter: Counter::new(&self.events, Phase::Encode, total),
+            counter: Arc::clone(counter),
             skip_invalid: self.skip_invalid,
         };
-        self.encode_model += encode_passages(encoding).await?;
+        let cost = encode_passages(encoding).await?;
+        if cost.truncated > 0 {
+            let (bundle, passages) = (&encoder.info().name, cost.truncated);
+            tracing::warn!(%self.collection, bundle, passages, "passages are longer than the bundle reads");
+        }
+        self.encode_model += cost.model;
         self.tell_refused().await?;
-        self.events.progress(Phase::Encode, total, total).await?;
-        self.stopwatch.add(Phase::Encode, begin);
-        self.done.vectors = Some(vectors);
-        Ok(())
+        Ok(vectors)
     }
 
     /// Tells which documents were refused since the last time. When none is left, there is nothing to index.
@@ -212,7 +246,14 @@ impl Preparation {
             documents: Arc::clone(&self.documents),
             passages: Arc::clone(passages),
             settings: settings.clone(),
-            vectors: rotation::coder(settings, rotation.clone())?.zip(self.done.vectors.clone()),
+            vectors: CodedSpool::zip(
+                rotation::coder(settings, rotation.clone())?,
+                &self.done.vectors,
+            ),
+            rescore: CodedSpool::zip(
+                rotation::rescore_coder(settings)?,
+                &self.done.rescore_vectors,
+            ),
             max_segment_passages: self.max_segment_passages,
             counter: Counter::new(&self.events, Phase::Build, total),
         };

@@ -73,6 +73,19 @@ pub(crate) fn coder(
         .map_err(IndexError::Rotation)
 }
 
+/// The coder of the vectors for rescoring, which are stored at full width; none if the collection has none.
+pub(crate) fn rescore_coder(
+    settings: &CollectionSettings,
+) -> Result<Option<VectorCoder>, IndexError> {
+    let Some(rescore) = &settings.rescore else {
+        return Ok(None);
+    };
+    let width = rescore.dimensions as usize;
+    VectorCoder::new(None, width, width, width)
+        .map(Some)
+        .map_err(IndexError::Rotation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

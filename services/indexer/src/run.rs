@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
-use inference::TextEncoder;
 use search_core::CollectionName;
 use segment::attributes::AttributeTypes;
 use segment::manifest::{CollectionSettings, Manifest};
@@ -19,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::commit::{Change, Committed, Outcome, commit};
 use crate::config::Config;
 use crate::documents::RunDocuments;
+use crate::encode::Encoders;
 use crate::error::IndexError;
 use crate::prepare::{Done, Preparation, Prepared};
 use crate::progress::{Event, Events, Phase, Stopwatch, Summary};
@@ -36,7 +36,7 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Changes collections.
 pub struct Indexer {
     store: Store,
-    encoder: Arc<dyn TextEncoder>,
+    encoders: Encoders,
     config: Config,
 }
 
@@ -53,10 +53,10 @@ pub struct Deletion {
 
 impl Indexer {
     /// An indexer of the collections in `store`.
-    pub fn new(config: Config, store: Store, encoder: Arc<dyn TextEncoder>) -> Self {
+    pub fn new(config: Config, store: Store, encoders: Encoders) -> Self {
         Self {
             store,
-            encoder,
+            encoders,
             config,
         }
     }
@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
 
     fn resolve(&self, latest: Option<&Manifest>) -> Result<CollectionSettings, IndexError> {
         self.wishes
-            .resolve(latest, &self.indexer.config, self.indexer.encoder.info())
+            .resolve(latest, &self.indexer.config, self.indexer.encoders.info())
     }
 
     /// Reads and checks all lines.
@@ -266,13 +266,13 @@ impl<'a> Run<'a> {
     fn preparation(&mut self, documents: &Arc<RunDocuments>) -> Preparation {
         let Indexer {
             store,
-            encoder,
+            encoders,
             config,
         } = self.indexer;
         Preparation {
             store: store.clone(),
             collection: self.wishes.collection.clone(),
-            encoder: Arc::clone(encoder),
+            encoders: encoders.clone(),
             max_segment_passages: config.max_segment_passages,
             documents: Arc::clone(documents),
             events: self.events.clone(),

@@ -11,6 +11,7 @@ use segment::manifest::{
 use segment::sparse::languages;
 
 use crate::config::{Config, PASSAGE_TOKENS};
+use crate::encode::EncoderInfos;
 use crate::error::IndexError;
 use crate::passages::PassageSize;
 
@@ -73,6 +74,12 @@ impl IndexSettings {
             "settings.stages",
             "must include sparse, which serves the documents".to_owned(),
         );
+        let wishes = |stage| self.stages.contains(&stage);
+        check(
+            !wishes(Stage::Rescore) || wishes(Stage::Dense),
+            "settings.stages",
+            "must include dense where rescore is".to_owned(),
+        );
         let tokens_fit = self
             .passage_tokens
             .is_none_or(|tokens| PASSAGE_TOKENS.contains(&tokens));
@@ -108,13 +115,13 @@ impl IndexSettings {
         &self,
         latest: Option<&Manifest>,
         config: &Config,
-        encoder: &EncoderInfo,
+        encoders: EncoderInfos<'_>,
     ) -> Result<CollectionSettings, IndexError> {
         match latest {
-            None => self.new_collection(config, encoder),
+            None => self.new_collection(config, encoders),
             Some(manifest) => {
                 self.check_against(&manifest.settings)?;
-                check_encoder(manifest, encoder)?;
+                check_encoders(manifest, encoders)?;
                 Ok(manifest.settings.clone())
             }
         }
@@ -123,12 +130,17 @@ impl IndexSettings {
     fn new_collection(
         &self,
         config: &Config,
-        encoder: &EncoderInfo,
+        encoders: EncoderInfos<'_>,
     ) -> Result<CollectionSettings, IndexError> {
+        let encoder = encoders.first;
         let stages = self
             .wished_stages()
             .unwrap_or_else(|| DEFAULT_STAGES.to_vec());
         let has_vectors = stages.contains(&Stage::Dense);
+        let rescore = match stages.contains(&Stage::Rescore) {
+            true => Some(rescore_settings(encoders)?),
+            false => None,
+        };
         let size = self.passage_size(config, encoder, has_vectors)?;
         Ok(CollectionSettings {
             shards: self.shards.unwrap_or(1),
@@ -141,6 +153,7 @@ impl IndexSettings {
                 .unwrap_or_else(|| DEFAULT_LANGUAGE.to_owned()),
             encoder: has_vectors.then(|| encoder_settings(encoder)),
             dense: has_vectors.then(|| dense_settings(config, encoder)),
+            rescore,
         })
     }
 
@@ -238,16 +251,40 @@ impl IndexSettings {
 }
 
 /// Vectors of two encoders do not mix.
-pub(crate) fn check_encoder(manifest: &Manifest, encoder: &EncoderInfo) -> Result<(), IndexError> {
-    match &manifest.settings.encoder {
-        Some(stored) if stored.fingerprint != encoder.fingerprint => {
-            Err(IndexError::EncoderDiffers {
+fn check_encoders(manifest: &Manifest, encoders: EncoderInfos<'_>) -> Result<(), IndexError> {
+    let CollectionSettings {
+        encoder, rescore, ..
+    } = &manifest.settings;
+    let roles = [
+        ("encoder", encoder, Some(encoders.first)),
+        ("rescorer", rescore, encoders.rescorer),
+    ];
+    for (role, stored, current) in roles {
+        let current = current.map_or("none", |current| &current.fingerprint);
+        if let Some(stored) = stored
+            .as_ref()
+            .filter(|stored| stored.fingerprint != current)
+        {
+            return Err(IndexError::EncoderDiffers {
+                role,
                 collection: manifest.collection.to_string(),
                 stored: stored.fingerprint.clone(),
-                current: encoder.fingerprint.clone(),
-            })
+                current: current.to_owned(),
+            });
         }
-        _ => Ok(()),
+    }
+    Ok(())
+}
+
+fn rescore_settings(encoders: EncoderInfos<'_>) -> Result<EncoderSettings, IndexError> {
+    let refuse = |message: String| Err(IndexError::invalid("settings.stages", message));
+    match encoders.rescorer {
+        None => refuse("rescore needs a second bundle, and this indexer has none".to_owned()),
+        Some(rescorer) if rescorer.fingerprint == encoders.first.fingerprint => refuse(format!(
+            "rescore needs a second bundle, and this indexer's is the encoder's own, {}",
+            rescorer.fingerprint
+        )),
+        Some(rescorer) => Ok(encoder_settings(rescorer)),
     }
 }
 
@@ -316,6 +353,13 @@ mod tests {
         }
     }
 
+    fn alone(first: &EncoderInfo) -> EncoderInfos<'_> {
+        EncoderInfos {
+            first,
+            rescorer: None,
+        }
+    }
+
     fn wishes() -> IndexSettings {
         IndexSettings::new("c".parse().unwrap())
     }
@@ -327,7 +371,7 @@ mod tests {
     #[test]
     fn a_new_collection_takes_the_defaults() {
         let settings = wishes()
-            .resolve(None, &Config::default(), &encoder(&[]))
+            .resolve(None, &Config::default(), alone(&encoder(&[])))
             .unwrap();
         settings.check().unwrap();
         assert_eq!((settings.shards, settings.passage_tokens), (1, 256));
@@ -341,7 +385,7 @@ mod tests {
     #[test]
     fn matryoshka_widths_are_used_as_they_are() {
         let settings = wishes()
-            .resolve(None, &Config::default(), &encoder(&[96, 192, 384]))
+            .resolve(None, &Config::default(), alone(&encoder(&[96, 192, 384])))
             .unwrap();
         let dense = settings.dense.unwrap();
         assert_eq!(
@@ -356,7 +400,7 @@ mod tests {
         wishes.stages = vec![Stage::Sparse, Stage::Sparse];
         wishes.passage_tokens = Some(1000);
         let settings = wishes
-            .resolve(None, &Config::default(), &encoder(&[]))
+            .resolve(None, &Config::default(), alone(&encoder(&[])))
             .unwrap();
         settings.check().unwrap();
         assert_eq!(
@@ -370,7 +414,7 @@ mod tests {
         let mut wishes = wishes();
         wishes.passage_tokens = Some(257);
         let error = wishes
-            .resolve(None, &Config::default(), &encoder(&[]))
+            .resolve(None, &Config::default(), alone(&encoder(&[])))
             .unwrap_err();
         assert_eq!(error.fields()[0].path, "settings.passage_tokens");
     }
@@ -378,11 +422,11 @@ mod tests {
     #[test]
     fn other_wishes_than_the_stored_settings_are_refused_with_both() {
         let stored = wishes()
-            .resolve(None, &Config::default(), &encoder(&[]))
+            .resolve(None, &Config::default(), alone(&encoder(&[])))
             .unwrap();
         let manifest = existing(stored.clone());
         let resolve = |wishes: &IndexSettings| {
-            wishes.resolve(Some(&manifest), &Config::default(), &encoder(&[]))
+            wishes.resolve(Some(&manifest), &Config::default(), alone(&encoder(&[])))
         };
         assert_eq!(resolve(&wishes()).unwrap(), stored);
         let mut same = wishes();
@@ -409,7 +453,7 @@ mod tests {
     fn another_encoder_is_refused_with_both_fingerprints() {
         let manifest = existing(
             wishes()
-                .resolve(None, &Config::default(), &encoder(&[]))
+                .resolve(None, &Config::default(), alone(&encoder(&[])))
                 .unwrap(),
         );
         let other = EncoderInfo {
@@ -417,7 +461,7 @@ mod tests {
             ..encoder(&[])
         };
         let message = wishes()
-            .resolve(Some(&manifest), &Config::default(), &other)
+            .resolve(Some(&manifest), &Config::default(), alone(&other))
             .unwrap_err()
             .to_string();
         assert!(
@@ -427,10 +471,73 @@ mod tests {
     }
 
     #[test]
+    fn rescoring_takes_a_second_bundle_and_keeps_to_it() {
+        let mut wishes = wishes();
+        wishes.stages = vec![Stage::Rescore, Stage::Dense, Stage::Sparse];
+        let first = encoder(&[]);
+        let of = |fingerprint: &str| EncoderInfo {
+            fingerprint: fingerprint.into(),
+            dimensions: 768,
+            max_tokens: 64,
+            ..encoder(&[])
+        };
+        let resolve = |latest: Option<&Manifest>, rescorer: Option<&EncoderInfo>| {
+            let first = &first;
+            wishes.resolve(latest, &Config::default(), EncoderInfos { first, rescorer })
+        };
+        for (rescorer, wrong) in [
+            (None, "has none"),
+            (Some(of("f1")), "the encoder's own, f1"),
+        ] {
+            let error = resolve(None, rescorer.as_ref()).unwrap_err();
+            assert_eq!(error.fields()[0].path, "settings.stages");
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
+        let stored = resolve(None, Some(&of("g1"))).unwrap();
+        stored.check().unwrap();
+        let rescore = stored.rescore.clone().unwrap();
+        assert_eq!(
+            (rescore.fingerprint.as_str(), rescore.dimensions),
+            ("g1", 768)
+        );
+        // The rescorer has no say in the passages' length.
+        assert_eq!(stored.passage_tokens, 256);
+        let manifest = existing(stored.clone());
+        assert_eq!(resolve(Some(&manifest), Some(&of("g1"))).unwrap(), stored);
+        for (rescorer, current) in [(None, "none"), (Some(of("g2")), "g2")] {
+            let message = resolve(Some(&manifest), rescorer.as_ref())
+                .unwrap_err()
+                .to_string();
+            let expected = format!(
+                "collection c was built with rescorer g1, but this indexer runs rescorer {current}"
+            );
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn a_rescorer_that_a_collection_does_not_use_is_no_matter() {
+        let stored = wishes()
+            .resolve(None, &Config::default(), alone(&encoder(&[])))
+            .unwrap();
+        let second = EncoderInfo {
+            fingerprint: "g".into(),
+            ..encoder(&[])
+        };
+        let both = EncoderInfos {
+            first: &encoder(&[]),
+            rescorer: Some(&second),
+        };
+        let manifest = existing(stored.clone());
+        let resolved = wishes().resolve(Some(&manifest), &Config::default(), both);
+        assert_eq!(resolved.unwrap(), stored);
+    }
+
+    #[test]
     fn all_mistakes_are_found_at_once() {
         let mut wishes = wishes();
         wishes.shards = Some(0);
-        wishes.stages = vec![Stage::Dense];
+        wishes.stages = vec![Stage::Rescore];
         wishes.passage_tokens = Some(15);
         wishes.overlap_tokens = Some(8);
         wishes.language = Some("klingon".into());
@@ -441,6 +548,7 @@ mod tests {
             .collect();
         let expected = [
             "settings.shards",
+            "settings.stages",
             "settings.stages",
             "settings.passage_tokens",
             "settings.overlap_tokens",

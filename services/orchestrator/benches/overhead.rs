@@ -71,6 +71,7 @@ impl Canned {
             encoder_fingerprint: FINGERPRINT.to_owned(),
             passages: PASSAGES,
             refused_segments: Vec::new(),
+            rescore_fingerprint: String::new(),
         };
         Response::new(common::DescribeResponse {
             snapshots: vec![held],

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::SearchError;
-use crate::funnel::{Answer, Run};
+use crate::funnel::{Answer, Run, within};
 use crate::peers::{Mesh, Peers};
 use crate::placement::{Placement, View};
 use crate::plan::{Pipelines, Plan, Request};
@@ -16,7 +16,6 @@ use tracing::Instrument;
 pub struct App {
     pipelines: Pipelines,
     mesh: Arc<Mesh>,
-    readiness: Readiness,
     following: JoinHandle<()>,
 }
 
@@ -25,17 +24,11 @@ impl App {
     #[must_use]
     pub fn start(config: Config, peers: Peers) -> Arc<Self> {
         let mesh = Arc::new(Mesh::new(peers));
-        let readiness = Readiness::starting();
-        let (followed, ready, interval) = (
-            Arc::clone(&mesh),
-            readiness.clone(),
-            config.describe_interval,
-        );
-        let following = tokio::spawn(async move { followed.follow(interval, &ready).await });
+        let (followed, interval) = (Arc::clone(&mesh), config.describe_interval);
+        let following = tokio::spawn(async move { followed.follow(interval).await });
         Arc::new(Self {
             pipelines: config.pipelines,
             mesh,
-            readiness,
             following,
         })
     }
@@ -43,7 +36,7 @@ impl App {
     /// Whether searches can be answered.
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
-        &self.readiness
+        self.mesh.readiness()
     }
 
     /// Asks the peers now what they hold, after a commit that a search is to see.
@@ -77,27 +70,21 @@ impl App {
     }
 
     async fn within_deadline(&self, plan: &Plan) -> Result<Answer, SearchError> {
-        let answer = self.answer(plan);
-        match plan.request.deadline {
-            None => answer.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), answer)
-                .await
-                .unwrap_or(Err(SearchError::DeadlineExceeded)),
-        }
+        within(plan.request.deadline, self.answer(plan)).await
     }
 
     /// Replicas retire snapshots while queries are on their way: one that met this is placed and run once more.
     async fn answer(&self, plan: &Plan) -> Result<Answer, SearchError> {
         let placement = self
             .mesh
-            .place(&plan.request.collection, &plan.legs)
+            .place(&plan.request.collection, plan.wants())
             .await?;
         match self.run(plan, &placement).await {
             Err(error) if error.is_stale_snapshot() => {
                 tracing::debug!(%error, snapshot = %placement.snapshot, "looking for a newer snapshot");
                 let fresh = self
                     .mesh
-                    .place_fresh(&plan.request.collection, &plan.legs)
+                    .place_fresh(&plan.request.collection, plan.wants())
                     .await?;
                 self.run(plan, &fresh).await
             }

@@ -95,6 +95,8 @@ pub(crate) struct Held {
     pub(crate) held_shards: Vec<u32>,
     /// Empty: no vectors.
     pub(crate) encoder_fingerprint: String,
+    /// Empty: no vectors for rescoring.
+    pub(crate) rescore_fingerprint: String,
     pub(crate) passages: u64,
 }
 
@@ -225,17 +227,32 @@ impl EncoderClient {
         }
     }
 
-    /// Encodes one query, with whatever bundle the encoder serves: the caller compares its fingerprint.
+    /// Fingerprints of the bundles that it serves.
+    pub(crate) async fn bundles(
+        &self,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<String>, CallError> {
+        let request = with_deadline(encoder::DescribeRequest {}, deadline, now());
+        let described = self
+            .peer
+            .answer(self.client.clone().describe(request).await)?;
+        let bundles = described.bundles.into_iter();
+        Ok(bundles.map(|bundle| bundle.fingerprint).collect())
+    }
+
+    /// Encodes one query with the bundle of this fingerprint; of none, with what the encoder serves first: the caller compares the
+    /// fingerprint of what it gets.
     pub(crate) async fn encode(
         &self,
         text: String,
+        fingerprint: &str,
         deadline: Option<Deadline>,
     ) -> Result<Encoded, CallError> {
         let request = encoder::EncodeRequest {
             texts: vec![text],
             task: encoder::Task::Query.into(),
             with_token_vectors: false,
-            expected_fingerprint: String::new(),
+            expected_fingerprint: fingerprint.to_owned(),
         };
         let answer = self
             .client
@@ -540,6 +557,7 @@ fn held_snapshot(wire: common::HeldSnapshot) -> Result<Held, FieldError> {
         shards,
         held_shards: wire.held_shards,
         encoder_fingerprint: wire.encoder_fingerprint,
+        rescore_fingerprint: wire.rescore_fingerprint,
         passages: wire.passages,
     })
 }

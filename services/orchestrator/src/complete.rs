@@ -15,6 +15,7 @@ use crate::plan::Leg;
 use crate::retrieve::LegList;
 use futures::future::{join_all, try_join_all};
 use search_core::{Address, Score, StageReason, StageReport, StageStatus};
+use std::collections::BTreeSet;
 use tracing::Instrument;
 
 /// Candidates of all legs; arrays are parallel to `passages`.
@@ -43,11 +44,11 @@ pub(crate) struct Completed {
 
 /// What one shard said about the passages that one leg lacks.
 #[derive(Debug)]
-struct ShardAnswer {
-    shard: u32,
+pub(crate) struct ShardAnswer {
+    pub(crate) shard: u32,
     /// Their positions in the pool.
-    positions: Vec<usize>,
-    scored: Result<Scored, SearchError>,
+    pub(crate) positions: Vec<usize>,
+    pub(crate) scored: Result<Scored, SearchError>,
 }
 
 impl Pool {
@@ -89,6 +90,36 @@ fn keep_others<T>(values: &mut Vec<T>, positions: &[usize]) {
     });
 }
 
+impl ShardAnswer {
+    /// The passages that the shard knows, by their positions in the pool, and their scores. What is amiss goes to the report.
+    pub(crate) fn known(&self, watch: &mut StageWatch) -> Vec<(usize, f32)> {
+        watch.ask(self.shard);
+        match &self.scored {
+            Ok(scored) => {
+                watch.time(scored.timing);
+                if !scored.unknown.is_empty() {
+                    watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
+                }
+                self.scores(scored)
+            }
+            Err(error) => {
+                tracing::warn!(%error, stage = watch.report.stage, "some scores are missing");
+                watch.miss(self.shard);
+                watch.lessen(StageStatus::Partial, error.reason());
+                Vec::new()
+            }
+        }
+    }
+
+    fn scores(&self, scored: &Scored) -> Vec<(usize, f32)> {
+        let unknown: BTreeSet<usize> = scored.unknown.iter().copied().collect();
+        let known = (0..self.positions.len()).filter(|index| !unknown.contains(index));
+        known
+            .map(|index| (self.positions[index], scored.scores[index].get()))
+            .collect()
+    }
+}
+
 impl LegScores {
     /// What the leg found, put beside the pool's passages. The rest has the leg's lowest score until it is completed.
     fn new(list: LegList, pool: &[PassageRef]) -> Self {
@@ -116,39 +147,12 @@ impl LegScores {
     }
 
     /// Takes over what a shard said; returns the positions that the query excludes.
-    fn add(&mut self, answer: ShardAnswer, watch: &mut StageWatch) -> Vec<usize> {
-        watch.ask(answer.shard);
-        let scored = match answer.scored {
-            Ok(scored) => scored,
-            Err(error) => {
-                tracing::warn!(%error, "some scores are not completed");
-                watch.miss(answer.shard);
-                watch.lessen(StageStatus::Partial, error.reason());
-                return Vec::new();
-            }
-        };
-        watch.time(scored.timing);
-        if !scored.unknown.is_empty() {
-            watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
+    fn add(&mut self, answer: &ShardAnswer, watch: &mut StageWatch) -> Vec<usize> {
+        for (position, score) in answer.known(watch) {
+            self.scores[position] = score;
         }
-        self.take_scores(&answer.positions, &scored);
-        scored
-            .excluded
-            .iter()
-            .map(|index| answer.positions[*index])
-            .collect()
-    }
-
-    fn take_scores(&mut self, positions: &[usize], scored: &Scored) {
-        let mut is_known = vec![true; positions.len()];
-        for index in &scored.unknown {
-            is_known[*index] = false;
-        }
-        for ((position, score), is_known) in positions.iter().zip(&scored.scores).zip(is_known) {
-            if is_known {
-                self.scores[*position] = score.get();
-            }
-        }
+        let excluded = answer.scored.iter().flat_map(|scored| &scored.excluded);
+        excluded.map(|index| answer.positions[*index]).collect()
     }
 
     fn missing(&self) -> Vec<usize> {
@@ -215,7 +219,7 @@ impl Run<'_> {
         let mut excluded = Vec::new();
         for (leg, answers) in pool.legs.iter_mut().zip(answers) {
             for answer in answers {
-                excluded.extend(leg.add(answer, watch));
+                excluded.extend(leg.add(&answer, watch));
             }
         }
         pool.remove(excluded);

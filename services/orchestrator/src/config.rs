@@ -2,7 +2,7 @@
 
 use crate::plan::{
     DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, Leg, MAX_DEPTH, MethodName, Pipeline, Pipelines,
-    Retrieve, Stage,
+    Rescore, Retrieve, Stage,
 };
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
@@ -16,6 +16,12 @@ const DEFAULT_DESCRIBE_INTERVAL_MS: u64 = 500;
 const DEFAULT_RETRIEVE_DEPTH: u32 = 1000;
 /// Allowed rank constants; the contract's range.
 pub(crate) const RANK_CONSTANTS: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// Documents that a second encoder scores where nothing else is said: what is beyond seldom comes into the first ten.
+const DEFAULT_RESCORE_WINDOW: u32 = 100;
+/// Its weight: as much as all before it.
+const DEFAULT_RESCORE_WEIGHT: f64 = 0.5;
+/// Most documents that a later stage scores: more is no head.
+const MAX_WINDOW: u32 = 1000;
 /// Longest interval between two looks at the replicas.
 const MAX_DESCRIBE_INTERVAL_MS: u64 = 3_600_000;
 
@@ -41,6 +47,18 @@ pub struct RawPipeline {
     pub retrieve_depth: u32,
     /// How several scores become one.
     pub fusion: RawFusion,
+    /// How the head is scored by the vectors of a second encoder; none: it is not.
+    pub rescore: Option<RawRescore>,
+}
+
+/// How the head is scored again.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRescore {
+    /// Documents that are scored, the first ones.
+    pub window: u32,
+    /// Weight of the new score, more than 0; the earlier one has the rest of 1.
+    pub weight: f64,
 }
 
 /// A stage that scores.
@@ -106,6 +124,16 @@ impl Default for RawPipeline {
             stages: Vec::new(),
             retrieve_depth: DEFAULT_RETRIEVE_DEPTH,
             fusion: RawFusion::default(),
+            rescore: None,
+        }
+    }
+}
+
+impl Default for RawRescore {
+    fn default() -> Self {
+        Self {
+            window: DEFAULT_RESCORE_WINDOW,
+            weight: DEFAULT_RESCORE_WEIGHT,
         }
     }
 }
@@ -192,18 +220,25 @@ impl RawPipeline {
             format!("{path}.fusion.rank_constant"),
             || "must be 1 to 10000",
         );
+        if let Some(rescore) = &self.rescore {
+            rescore.check(&format!("{path}.rescore"), self.retrieve_depth, problems);
+        }
     }
 
     fn build(self, name: String) -> Pipeline {
         let legs: Vec<Leg> = self.stages.iter().map(|stage| stage.leg()).collect();
         let fuse = (legs.len() > 1).then(|| Stage::Fuse(self.fusion.build()));
+        let rescore = self.rescore.map(|raw| Stage::Rescore(raw.build()));
         let retrieve = Stage::Retrieve(Retrieve {
             legs,
             depth: self.retrieve_depth,
         });
         Pipeline {
             name,
-            stages: std::iter::once(retrieve).chain(fuse).collect(),
+            stages: std::iter::once(retrieve)
+                .chain(fuse)
+                .chain(rescore)
+                .collect(),
         }
     }
 }
@@ -213,6 +248,29 @@ impl RawStage {
         match self {
             Self::Sparse => Leg::Sparse,
             Self::Dense => Leg::Dense,
+        }
+    }
+}
+
+impl RawRescore {
+    fn check(self, path: &str, retrieve_depth: u32, problems: &mut Problems) {
+        let windows = 1..=MAX_WINDOW.min(retrieve_depth);
+        problems.require(
+            windows.contains(&self.window),
+            format!("{path}.window"),
+            || format!("must be 1 to {MAX_WINDOW}, and no more than retrieve_depth"),
+        );
+        problems.require(
+            self.weight > 0.0 && self.weight <= 1.0,
+            format!("{path}.weight"),
+            || "must be more than 0 and at most 1",
+        );
+    }
+
+    const fn build(self) -> Rescore {
+        Rescore {
+            window: self.window,
+            weight: self.weight,
         }
     }
 }
@@ -271,15 +329,33 @@ mod tests {
             stages: vec![RawStage::Dense; 2],
             retrieve_depth: 10_001,
             fusion,
+            rescore: Some(RawRescore {
+                window: 1001,
+                weight: f64::NAN,
+            }),
         };
+        let deep = RawPipeline {
+            stages: vec![RawStage::Sparse],
+            retrieve_depth: 10,
+            rescore: Some(RawRescore {
+                window: 11,
+                weight: 0.0,
+            }),
+            ..RawPipeline::default()
+        };
+        raw.pipelines.insert("deep".to_owned(), deep);
         raw.pipelines.insert("wrong".to_owned(), wrong);
         let expected = [
             "orchestrator.describe_interval_ms",
             "orchestrator.default_pipeline",
+            "orchestrator.pipelines.deep.rescore.window",
+            "orchestrator.pipelines.deep.rescore.weight",
             "orchestrator.pipelines.wrong.stages",
             "orchestrator.pipelines.wrong.retrieve_depth",
             "orchestrator.pipelines.wrong.fusion.alpha",
             "orchestrator.pipelines.wrong.fusion.rank_constant",
+            "orchestrator.pipelines.wrong.rescore.window",
+            "orchestrator.pipelines.wrong.rescore.weight",
         ];
         assert_eq!(problems_of(raw), expected);
     }

@@ -87,6 +87,12 @@ impl SearchError {
             (_, ErrorKind::ResourceExhausted) => StageReason::Overloaded,
             (_, ErrorKind::Unavailable) => StageReason::Unavailable,
             (_, ErrorKind::DataLoss) => StageReason::DamagedSegment,
+            // It serves other bundles than it did a moment ago.
+            (Self::Call(error), ErrorKind::FailedPrecondition)
+                if error.service == Service::Encoder =>
+            {
+                StageReason::ModelMismatch
+            }
             (_, ErrorKind::FailedPrecondition) => StageReason::SnapshotMissing,
             _ => StageReason::ShardMissing,
         }
@@ -174,10 +180,10 @@ impl PlaceError {
         match self {
             Self::NoReplica(_) => StageReason::Unavailable,
             Self::ShardMissing { .. } => StageReason::ShardMissing,
-            Self::UnknownCollection(_)
-            | Self::Refused(_)
-            | Self::NoCommonSnapshot(_)
-            | Self::NoVectors(_) => StageReason::SnapshotMissing,
+            Self::UnknownCollection(_) | Self::Refused(_) | Self::NoCommonSnapshot(_) => {
+                StageReason::SnapshotMissing
+            }
+            Self::NoVectors(_) => StageReason::NotIndexed,
         }
     }
 }

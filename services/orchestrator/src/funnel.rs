@@ -2,11 +2,12 @@
 
 use crate::clients::{Target, Timing};
 use crate::error::SearchError;
+use crate::fuse::Ranking;
 use crate::peers::Mesh;
 use crate::placement::Placement;
 use crate::plan::Plan;
 use search_core::micros;
-use search_core::{SnapshotId, StageReason, StageReport, StageStatus};
+use search_core::{Deadline, SnapshotId, StageReason, StageReport, StageStatus};
 use service_kit::now;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -56,26 +57,42 @@ pub(crate) struct Run<'a> {
     pub(crate) placement: &'a Placement,
 }
 
+/// Documents by their scores so far.
+#[derive(Debug)]
+pub(crate) struct Ranked {
+    pub(crate) ranking: Ranking,
+    /// No document can be an answer but those of the ranking.
+    pub(crate) is_exhaustive: bool,
+    pub(crate) reports: Vec<StageReport>,
+}
+
 impl<'a> Run<'a> {
     pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
+        let ranked = match self.plan.rescore {
+            Some(rescore) => self.rank_and_rescore(rescore).await?,
+            None => self.rank().await?,
+        };
+        let responded = self.respond(ranked.ranking, ranked.is_exhaustive).await?;
+        Ok(Answer {
+            hits: responded.hits,
+            stages: [ranked.reports, responded.reports].concat(),
+            snapshot: self.placement.snapshot.clone(),
+            pipeline: self.plan.pipeline.name.clone(),
+        })
+    }
+
+    /// The stages that every pipeline has.
+    pub(crate) async fn rank(self) -> Result<Ranked, SearchError> {
         let retrieved = self.retrieve().await?;
         let is_exhaustive = retrieved.is_exhaustive(&self.plan.request.parsed);
         let completed = self
             .complete(retrieved.lists, retrieved.encoded.as_ref())
             .await?;
         let fused = self.fuse(completed.pool);
-        let responded = self.respond(fused.ranking, is_exhaustive).await?;
-        let reports = [
-            retrieved.reports,
-            completed.reports,
-            fused.reports,
-            responded.reports,
-        ];
-        Ok(Answer {
-            hits: responded.hits,
-            stages: reports.concat(),
-            snapshot: self.placement.snapshot.clone(),
-            pipeline: self.plan.pipeline.name.clone(),
+        Ok(Ranked {
+            ranking: fused.ranking,
+            is_exhaustive,
+            reports: [retrieved.reports, completed.reports, fused.reports].concat(),
         })
     }
 
@@ -99,6 +116,19 @@ impl<'a> Run<'a> {
             asked: BTreeSet::new(),
             silent: BTreeSet::new(),
         }
+    }
+}
+
+/// What comes of the work by its deadline.
+pub(crate) async fn within<T>(
+    deadline: Option<Deadline>,
+    work: impl Future<Output = Result<T, SearchError>>,
+) -> Result<T, SearchError> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), work)
+            .await
+            .unwrap_or(Err(SearchError::DeadlineExceeded)),
     }
 }
 
@@ -132,6 +162,16 @@ impl StageWatch {
     /// Whether one of the shards that were asked has answered.
     pub(crate) fn some_answered(&self) -> bool {
         self.silent.len() < self.asked.len()
+    }
+
+    /// Whether shards were asked, and none has answered.
+    pub(crate) fn all_are_silent(&self) -> bool {
+        !self.asked.is_empty() && !self.some_answered()
+    }
+
+    /// Notes that nothing came of the stage, for the reason that was noted.
+    pub(crate) fn fail(&mut self) {
+        self.report.status = StageStatus::Failed;
     }
 
     /// Notes that the stage did less than it was asked to. The first reason stays.

@@ -9,7 +9,10 @@ use crate::documents::PassageRef;
 use crate::funnel::{Run, TrailEntry};
 use crate::plan::Fusion;
 use search_core::StageReport;
-use search_core::fusion::{Fused, StageScores, fuse, keep};
+use search_core::fusion::{self, Fused, StageScores, fuse, keep};
+use search_core::rerank::{Scale, Term, merge, total};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Documents by their final score.
@@ -21,9 +24,38 @@ pub(crate) struct Ranking {
     /// For each leg, where the best passage of each document is in the pool.
     best: Vec<Vec<usize>>,
     fused: Fused,
+    /// Stages that scored the head afterwards, in their order.
+    later: Vec<LaterStage>,
+    /// What the scores of the documents that they scored are made of: a term of each leg, then one of each of those stages.
+    terms: HashMap<usize, Vec<Term>>,
     /// Documents: final score descending, then address. Equal scores are put into their final order, that of document ids, when those
     /// are known.
     order: Vec<usize>,
+}
+
+/// A stage that scored passages of the head.
+#[derive(Debug)]
+struct LaterStage {
+    name: &'static str,
+    scale: Scale,
+    /// Parallel to the pool; none where it gave no score.
+    own: Vec<Option<f32>>,
+    /// The best of each document that it scored.
+    best: HashMap<usize, f32>,
+}
+
+impl LaterStage {
+    /// One-based rank among the documents that it scored; equal scores have equal ranks.
+    fn rank(&self, own: f32) -> u32 {
+        let greater = self.best.values().filter(|other| **other > own).count();
+        u32::try_from(greater + 1).unwrap_or(u32::MAX)
+    }
+
+    /// What a passage adds to the score of its document.
+    fn contribution(&self, position: usize, weight: f64) -> f64 {
+        let unscored = f64::NEG_INFINITY;
+        self.own[position].map_or(unscored, |own| weight * self.scale.normalized(own))
+    }
 }
 
 /// The ranking and the report of the stage, where it ran.
@@ -121,6 +153,8 @@ impl Ranking {
             documents,
             best,
             fused,
+            later: Vec::new(),
+            terms: HashMap::new(),
         }
     }
 
@@ -135,50 +169,162 @@ impl Ranking {
 
     /// The passage that it is shown by.
     pub(crate) fn passage(&self, place: usize) -> PassageRef {
-        let passages = self.documents[self.order[place]].clone();
+        let document = self.order[place];
+        let terms = self.terms_of(document);
+        let (of_legs, of_later) = terms.split_at(self.pool.legs.len());
         let combined = |position: usize| -> f64 {
-            let stages = self.pool.legs.iter().zip(&self.fused.stages);
-            let contributions = stages.map(|(leg, stage)| stage.contribution(leg.scores[position]));
-            contributions.sum()
+            let legs = self.pool.legs.iter().zip(&self.fused.stages).zip(of_legs);
+            let legs = legs
+                .map(|((leg, stage), term)| term.weight * stage.normalized(leg.scores[position]));
+            let later = self.later_of(document).zip(of_later);
+            let later = later.map(|(stage, term)| stage.contribution(position, term.weight));
+            legs.chain(later).sum()
         };
-        self.pool.passages[position_of_best(passages, combined)]
+        self.pool.passages[position_of_best(self.documents[document].clone(), combined)]
     }
 
-    /// What each leg said about it.
+    /// What each stage said about it.
     pub(crate) fn trail(&self, place: usize) -> Vec<TrailEntry> {
         let document = self.order[place];
-        let entry = |(leg, (best, stage)): (&LegScores, (&Vec<usize>, &_))| {
-            trail_entry(leg, best[document], stage)
-        };
+        let terms = self.terms_of(document);
+        let (of_legs, of_later) = terms.split_at(self.pool.legs.len());
+        let stages = self.best.iter().zip(&self.fused.stages).zip(of_legs);
+        let legs = self.pool.legs.iter().zip(stages);
+        let legs = legs.map(|(leg, ((best, stage), term))| {
+            let position = best[document];
+            let raw = leg.scores[position];
+            TrailEntry {
+                completed: leg.completed[position],
+                ..trail_entry(leg.leg.name(), raw, stage.rank(raw), *term)
+            }
+        });
+        let later = self.later_of(document).zip(of_later).map(|(stage, term)| {
+            let raw = stage.best[&document];
+            trail_entry(stage.name, raw, stage.rank(raw), *term)
+        });
+        legs.chain(later).collect()
+    }
+
+    /// The later stages that scored it.
+    fn later_of(&self, document: usize) -> impl Iterator<Item = &LaterStage> {
+        let scored = move |stage: &&LaterStage| stage.best.contains_key(&document);
+        self.later.iter().filter(scored)
+    }
+
+    /// What its score is made of.
+    fn terms_of(&self, document: usize) -> Vec<Term> {
+        self.terms
+            .get(&document)
+            .cloned()
+            .unwrap_or_else(|| self.fused_terms(document))
+    }
+
+    fn fused_terms(&self, document: usize) -> Vec<Term> {
         let stages = self.best.iter().zip(&self.fused.stages);
-        self.pool.legs.iter().zip(stages).map(entry).collect()
+        let terms = self.pool.legs.iter().zip(stages);
+        let term = |(leg, (best, stage)): (&LegScores, (&Vec<usize>, &fusion::FusedStage))| Term {
+            normalized: stage.normalized(leg.scores[best[document]]),
+            weight: stage.weight,
+        };
+        terms.map(term).collect()
+    }
+
+    /// How many passages the pool has.
+    pub(crate) fn passages(&self) -> usize {
+        self.pool.passages.len()
+    }
+
+    /// The passages of the first documents, with their positions in the pool.
+    pub(crate) fn passages_of_head(
+        &self,
+        window: usize,
+    ) -> impl Iterator<Item = (usize, PassageRef)> {
+        let head = self.order[..window].iter();
+        let positions = head.flat_map(|document| self.documents[*document].clone());
+        positions.map(|position| (position, self.pool.passages[position]))
+    }
+
+    /// The places of equal scores of which some are before this one and some are not.
+    pub(crate) fn ties_across(&self, window: usize) -> Range<usize> {
+        if window == 0 || window == self.len() || self.score(window - 1) != self.score(window) {
+            return window..window;
+        }
+        let tied = self.score(window);
+        let is_tied = |place: &usize| self.score(*place) == tied;
+        let before = (0..window).rev().take_while(is_tied).count();
+        let behind = (window..self.len()).take_while(is_tied).count();
+        window - before..window + behind
+    }
+
+    /// Puts documents of equal scores into another order: `places` of the ranking as they are, from `first` on.
+    pub(crate) fn reorder(&mut self, first: usize, places: &[usize]) {
+        let order: Vec<usize> = places.iter().map(|place| self.order[*place]).collect();
+        self.order[first..first + order.len()].copy_from_slice(&order);
+    }
+
+    /// Takes a later stage's scores of the passages of the first `window` documents: `own` is parallel to the pool. A document is as
+    /// good as its best passage. Returns how many documents were scored.
+    pub(crate) fn rerank(
+        &mut self,
+        name: &'static str,
+        window: usize,
+        own: Vec<Option<f32>>,
+        weight: f64,
+    ) -> usize {
+        let head: Vec<usize> = self.order[..window].to_vec();
+        let best_own = |document: &usize| {
+            let scores = own[self.documents[*document].clone()].iter().flatten();
+            scores.copied().max_by(f32::total_cmp)
+        };
+        let scores: Vec<Option<f32>> = head.iter().map(best_own).collect();
+        let earlier: Vec<Vec<Term>> = head
+            .iter()
+            .map(|document| self.terms_of(*document))
+            .collect();
+        let merged = merge(&earlier, &scores, weight);
+        let scored = head.iter().zip(&scores);
+        let best: HashMap<usize, f32> = scored
+            .filter_map(|(document, score)| Some((*document, (*score)?)))
+            .collect();
+        let documents_scored = best.len();
+        for (document, terms) in head.into_iter().zip(merged.terms) {
+            self.fused.scores[document] = total(&terms);
+            self.terms.insert(document, terms);
+        }
+        self.later.push(LaterStage {
+            name,
+            scale: merged.scale,
+            own,
+            best,
+        });
+        let scores = &self.fused.scores;
+        self.order[..window].sort_unstable_by(|left, right| by_score(scores, *left, *right));
+        documents_scored
     }
 }
 
-fn trail_entry(
-    leg: &LegScores,
-    position: usize,
-    stage: &search_core::fusion::FusedStage,
-) -> TrailEntry {
-    let raw = leg.scores[position];
+/// The same for every stage.
+fn trail_entry(stage: &'static str, raw: f32, rank: u32, term: Term) -> TrailEntry {
     TrailEntry {
-        stage: leg.leg.name(),
+        stage,
         raw: f64::from(raw),
-        rank: stage.rank(raw),
-        normalized: stage.normalized(raw),
-        weight: stage.weight,
-        contribution: stage.contribution(raw),
-        completed: leg.completed[position],
+        rank,
+        normalized: term.normalized,
+        weight: term.weight,
+        contribution: term.contribution(),
+        completed: false,
     }
 }
 
 /// Documents by score; equal scores stay in the order of addresses.
 fn best_first(scores: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_unstable_by(|left, right| {
-        scores[*right]
-            .total_cmp(&scores[*left])
-            .then(left.cmp(right))
-    });
+    order.sort_unstable_by(|left, right| by_score(scores, *left, *right));
     order
+}
+
+fn by_score(scores: &[f64], left: usize, right: usize) -> Ordering {
+    scores[right]
+        .total_cmp(&scores[left])
+        .then(left.cmp(&right))
 }

@@ -210,11 +210,8 @@ fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
 fn collections(app: &App) -> Vec<search::CollectionInfo> {
     let view = app.view();
     let place = |collection| {
-        let mut legs = app
-            .pipelines()
-            .in_order()
-            .filter_map(|pipeline| pipeline.retrieve());
-        legs.find_map(|retrieve| view.place(collection, &retrieve.legs).ok())
+        let mut wants = app.pipelines().in_order().map(|pipeline| pipeline.wants());
+        wants.find_map(|wants| view.place(collection, wants).ok())
     };
     let info = |collection| {
         let placement = place(collection)?;

@@ -2,8 +2,7 @@
 
 use crate::clients::{DenseClient, Described, EncoderClient, SparseClient};
 use crate::error::{CallError, PlaceError, Service};
-use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View};
-use crate::plan::Leg;
+use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View, Wants};
 use futures::future::join_all;
 use search_core::{CollectionName, Deadline, ErrorKind, StageReason};
 use service_kit::{MeshChannel, Readiness, now};
@@ -22,7 +21,7 @@ const MAX_TIMES_LATE: u32 = 2;
 /// Channels to the replicas of each stage.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
-    /// Encoders, all with the same bundle.
+    /// Encoders. A query goes to one that serves the bundle that its vector has to be of.
     pub encoder: Vec<MeshChannel>,
     /// Sparse retrievers.
     pub sparse: Vec<MeshChannel>,
@@ -74,18 +73,6 @@ impl<C> Replicas<C> {
         }
     }
 
-    /// Calls any replica.
-    pub(crate) async fn call_any<'a, T, F>(
-        &'a self,
-        call: impl Fn(&'a C) -> F,
-    ) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<T, CallError>>,
-    {
-        let everyone: Vec<usize> = (0..self.clients.len()).collect();
-        self.call(&everyone, call).await
-    }
-
     fn nth(&self, holders: &[usize], turn: usize) -> Option<&C> {
         let position = turn.checked_rem(holders.len())?;
         self.clients.get(holders[position])
@@ -117,6 +104,21 @@ impl<C> Replicas<C> {
             .zip(&before.replicas)
             .map(|(answer, before)| next_state(answer, before));
         ServiceView::new(self.service, replicas.collect())
+    }
+}
+
+impl Replicas<EncoderClient> {
+    /// Asks everyone which bundles it serves. Who does not answer serves what it served.
+    async fn look_at_bundles(
+        &self,
+        before: &[Vec<String>],
+        deadline: Option<Deadline>,
+    ) -> Vec<Vec<String>> {
+        let answers = self.clients.iter().map(|client| client.bundles(deadline));
+        let answers = join_all(answers).await.into_iter().zip(before);
+        answers
+            .map(|(answer, before)| answer.unwrap_or_else(|_| before.clone()))
+            .collect()
     }
 }
 
@@ -158,6 +160,7 @@ pub(crate) struct Mesh {
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
     looks_begun: AtomicU64,
+    readiness: Readiness,
 }
 
 impl Mesh {
@@ -169,6 +172,7 @@ impl Mesh {
             generation: 0,
             sparse: unasked(Service::SparseRetriever, &peers.sparse),
             dense: unasked(Service::DenseRetriever, &peers.dense),
+            encoders: vec![Vec::new(); peers.encoder.len()],
         };
         Self {
             encoder: Replicas::new(Service::Encoder, peers.encoder, EncoderClient::new),
@@ -177,6 +181,7 @@ impl Mesh {
             view: watch::Sender::new(Arc::new(view)),
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),
+            readiness: Readiness::starting(),
         }
     }
 
@@ -195,26 +200,47 @@ impl Mesh {
         }
         let generation = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
         let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
-        let (sparse, dense) = futures::join!(
+        let (sparse, dense, encoders) = futures::join!(
             self.sparse
                 .look(&before.sparse, |client| client.describe(deadline)),
             self.dense
                 .look(&before.dense, |client| client.describe(deadline)),
+            self.encoder.look_at_bundles(&before.encoders, deadline),
         );
+        if sparse.is_reachable() {
+            self.readiness.set(true);
+        }
         self.view.send_replace(Arc::new(View {
             generation,
             sparse,
             dense,
+            encoders,
         }));
     }
 
-    /// Looks at all replicas for ever; ready once stored documents can be reached.
-    pub(crate) async fn follow(&self, interval: Duration, readiness: &Readiness) {
+    /// The encoders that serve a bundle. None: nobody has said so, and what an encoder gives has to be looked at.
+    pub(crate) fn encoders_of(&self, fingerprint: &str) -> Option<Vec<usize>> {
+        let view = self.view();
+        let serves = |bundles: &[String]| bundles.iter().any(|bundle| bundle == fingerprint);
+        let serving = view.encoders.iter().enumerate();
+        let serving = serving.filter(|(_, bundles)| serves(bundles));
+        let serving: Vec<usize> = serving.map(|(position, _)| position).collect();
+        (!serving.is_empty()).then_some(serving)
+    }
+
+    pub(crate) fn all_encoders(&self) -> Vec<usize> {
+        (0..self.encoder.clients.len()).collect()
+    }
+
+    /// Whether stored documents could be reached once.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Looks at all replicas for ever.
+    pub(crate) async fn follow(&self, interval: Duration) {
         loop {
             self.look().await;
-            if self.view().sparse.is_reachable() {
-                readiness.set(true);
-            }
             tokio::time::sleep(interval).await;
         }
     }
@@ -223,10 +249,10 @@ impl Mesh {
     pub(crate) async fn place(
         &self,
         collection: &CollectionName,
-        legs: &[Leg],
+        wants: Wants<'_>,
     ) -> Result<Placement, PlaceError> {
         let view = self.view();
-        let placed = view.place(collection, legs);
+        let placed = view.place(collection, wants);
         let lags = match &placed {
             Ok(placement) => placement.dense == DensePlace::Missing(StageReason::SnapshotMissing),
             Err(error) => matches!(
@@ -237,17 +263,17 @@ impl Mesh {
         if view.generation > 0 && !lags {
             return placed;
         }
-        self.place_fresh(collection, legs).await
+        self.place_fresh(collection, wants).await
     }
 
     /// Where a plan runs by a new look, when what was known is out of date.
     pub(crate) async fn place_fresh(
         &self,
         collection: &CollectionName,
-        legs: &[Leg],
+        wants: Wants<'_>,
     ) -> Result<Placement, PlaceError> {
         self.look().await;
-        self.view().place(collection, legs)
+        self.view().place(collection, wants)
     }
 }
 
@@ -276,6 +302,7 @@ mod tests {
             shards: 1,
             held_shards: vec![0],
             encoder_fingerprint: String::new(),
+            rescore_fingerprint: String::new(),
             passages: 1,
         }];
         Described {

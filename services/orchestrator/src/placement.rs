@@ -25,6 +25,8 @@ pub(crate) struct Holding {
     pub(crate) holders: Vec<Vec<usize>>,
     /// Fingerprint of the encoder; empty: no vectors.
     pub(crate) encoder_fingerprint: String,
+    /// Fingerprint of the second encoder; empty: no vectors for rescoring.
+    pub(crate) rescore_fingerprint: String,
     /// Passages of all shards.
     pub(crate) passages: u64,
     /// Shards whose passages are counted already: replicas hold copies.
@@ -36,6 +38,7 @@ impl Holding {
         Self {
             holders: vec![Vec::new(); held.shards as usize],
             encoder_fingerprint: held.encoder_fingerprint.clone(),
+            rescore_fingerprint: held.rescore_fingerprint.clone(),
             passages: 0,
             counted: BTreeSet::new(),
         }
@@ -171,13 +174,23 @@ impl ServiceView {
     }
 }
 
-/// What all retrievers hold.
+/// What all peers hold.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     /// Counts the looks at the replicas; 0: nobody was asked yet.
     pub(crate) generation: u64,
     pub(crate) sparse: ServiceView,
     pub(crate) dense: ServiceView,
+    /// Fingerprints of the bundles that each encoder serves.
+    pub(crate) encoders: Vec<Vec<String>>,
+}
+
+/// What a plan needs beside the stored documents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wants<'a> {
+    pub(crate) legs: &'a [Leg],
+    /// Vectors for rescoring, which an answer can do without.
+    pub(crate) rescores: bool,
 }
 
 /// Where the vectors of a placement are.
@@ -187,7 +200,7 @@ pub(crate) enum DensePlace {
     NotNeeded,
     /// These replicas hold the snapshot.
     Held(Arc<Holding>),
-    /// Nobody does; the plan has another leg.
+    /// Nobody does; the plan can do without them.
     Missing(StageReason),
 }
 
@@ -210,15 +223,18 @@ impl View {
     pub(crate) fn place(
         &self,
         collection: &CollectionName,
-        legs: &[Leg],
+        wants: Wants<'_>,
     ) -> Result<Placement, PlaceError> {
         let documents = self.sparse.complete(collection)?;
-        if !legs.contains(&Leg::Dense) {
+        let searches_vectors = wants.legs.contains(&Leg::Dense);
+        if !searches_vectors && !wants.rescores {
             return newest(collection, &documents, DensePlace::NotNeeded);
         }
         match self.place_both(collection, &documents) {
-            Err(PlaceError::NoVectors(collection)) => Err(PlaceError::NoVectors(collection)),
-            Err(error) if legs.contains(&Leg::Sparse) => {
+            Err(PlaceError::NoVectors(collection)) if searches_vectors => {
+                Err(PlaceError::NoVectors(collection))
+            }
+            Err(error) if wants.legs.contains(&Leg::Sparse) => {
                 newest(collection, &documents, DensePlace::Missing(error.reason()))
             }
             placed_or_error => placed_or_error,
@@ -290,7 +306,18 @@ fn newest(
 mod tests {
     use super::*;
 
-    const BOTH: [Leg; 2] = [Leg::Sparse, Leg::Dense];
+    const BOTH: Wants<'_> = Wants {
+        legs: &[Leg::Sparse, Leg::Dense],
+        rescores: false,
+    };
+    const SPARSE: Wants<'_> = Wants {
+        legs: &[Leg::Sparse],
+        rescores: false,
+    };
+    const DENSE: Wants<'_> = Wants {
+        legs: &[Leg::Dense],
+        rescores: false,
+    };
 
     fn name() -> CollectionName {
         CollectionName::try_from("docs").unwrap()
@@ -306,6 +333,7 @@ mod tests {
             shards: 2,
             held_shards: held_shards.to_vec(),
             encoder_fingerprint: "f1".to_owned(),
+            rescore_fingerprint: String::new(),
             passages: 10 * held_shards.len() as u64,
         }
     }
@@ -324,6 +352,7 @@ mod tests {
             generation: 1,
             sparse: ServiceView::new(Service::SparseRetriever, sparse),
             dense: ServiceView::new(Service::DenseRetriever, dense),
+            encoders: Vec::new(),
         }
     }
 
@@ -338,7 +367,7 @@ mod tests {
             replica([held(2, &[1])]),
         ];
         let placement = view(halves, vec![all(&[1, 2])])
-            .place(&name(), &BOTH)
+            .place(&name(), BOTH)
             .unwrap();
         assert_eq!(placement.snapshot.number, 2);
         assert_eq!(placement.documents.holders, [[0], [1]]);
@@ -349,7 +378,7 @@ mod tests {
     #[test]
     fn copies_are_counted_once() {
         let placement = view(vec![all(&[1]), all(&[1])], vec![])
-            .place(&name(), &[Leg::Sparse])
+            .place(&name(), SPARSE)
             .unwrap();
         assert_eq!(placement.documents.holders, [[0, 1], [0, 1]]);
         assert_eq!(placement.documents.passages, 20);
@@ -358,11 +387,7 @@ mod tests {
     #[test]
     fn a_collection_is_unknown_only_when_all_were_asked() {
         let unreachable = ReplicaState::default();
-        let place = |replicas| {
-            view(replicas, vec![])
-                .place(&name(), &[Leg::Sparse])
-                .unwrap_err()
-        };
+        let place = |replicas| view(replicas, vec![]).place(&name(), SPARSE).unwrap_err();
         assert_eq!(
             place(vec![replica([])]),
             PlaceError::UnknownCollection(name())
@@ -390,7 +415,7 @@ mod tests {
         };
         let away = refusing(refused("away", true));
         let damaged = refusing(refused("damaged", false));
-        let place = |replicas| view(replicas, vec![]).place(&name(), &[Leg::Sparse]);
+        let place = |replicas| view(replicas, vec![]).place(&name(), SPARSE);
         assert_eq!(
             place(vec![away.clone()]),
             Err(PlaceError::Refused(refused("away", true)))
@@ -405,7 +430,7 @@ mod tests {
     #[test]
     fn a_missing_shard_is_named() {
         let error = view(vec![replica([held(1, &[0])])], vec![])
-            .place(&name(), &[Leg::Sparse])
+            .place(&name(), SPARSE)
             .unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -416,13 +441,13 @@ mod tests {
     #[test]
     fn without_dense_replicas_hybrid_is_placed_and_dense_is_not() {
         let view = view(vec![all(&[4])], vec![ReplicaState::default()]);
-        let placement = view.place(&name(), &BOTH).unwrap();
+        let placement = view.place(&name(), BOTH).unwrap();
         assert_eq!(
             placement.dense,
             DensePlace::Missing(StageReason::Unavailable)
         );
         assert_eq!(
-            view.place(&name(), &[Leg::Dense]),
+            view.place(&name(), DENSE),
             Err(PlaceError::NoReplica(Service::DenseRetriever))
         );
     }
@@ -431,10 +456,10 @@ mod tests {
     fn stages_that_are_too_far_apart_have_no_common_snapshot() {
         let view = view(vec![all(&[5, 6])], vec![all(&[3, 4])]);
         assert_eq!(
-            view.place(&name(), &[Leg::Dense]),
+            view.place(&name(), DENSE),
             Err(PlaceError::NoCommonSnapshot(name()))
         );
-        let placement = view.place(&name(), &BOTH).unwrap();
+        let placement = view.place(&name(), BOTH).unwrap();
         assert_eq!(
             (placement.snapshot.number, placement.dense),
             (6, DensePlace::Missing(StageReason::SnapshotMissing))
@@ -451,10 +476,37 @@ mod tests {
         };
         for dense in [bare(), replica([])] {
             let error = view(vec![bare()], vec![dense])
-                .place(&name(), &BOTH)
+                .place(&name(), BOTH)
                 .unwrap_err();
             assert_eq!(error, PlaceError::NoVectors(name()));
         }
+    }
+
+    #[test]
+    fn rescoring_is_placed_with_the_vectors_and_done_without() {
+        let rescored = Wants {
+            rescores: true,
+            ..SPARSE
+        };
+        let placed = |dense| {
+            view(vec![all(&[1, 2])], dense)
+                .place(&name(), rescored)
+                .unwrap()
+        };
+        let placement = placed(vec![all(&[1])]);
+        assert_eq!(placement.snapshot.number, 1);
+        assert!(matches!(placement.dense, DensePlace::Held(_)));
+        let gone = placed(vec![ReplicaState::default()]);
+        let missing = DensePlace::Missing(StageReason::Unavailable);
+        assert_eq!((gone.snapshot.number, gone.dense), (2, missing));
+        let bare = replica([Held {
+            encoder_fingerprint: String::new(),
+            ..held(2, &[0, 1])
+        }]);
+        assert_eq!(
+            placed(vec![bare]).dense,
+            DensePlace::Missing(StageReason::NotIndexed)
+        );
     }
 
     #[test]
@@ -465,16 +517,16 @@ mod tests {
         };
         let dense = replica([held(1, &[0, 1]), odd.clone()]);
         let placement = view(vec![all(&[1, 2])], vec![dense])
-            .place(&name(), &BOTH)
+            .place(&name(), BOTH)
             .unwrap();
         assert_eq!(placement.snapshot.number, 1);
         let view = view(vec![all(&[1, 2])], vec![replica([odd])]);
         assert_eq!(
-            view.place(&name(), &[Leg::Dense]),
+            view.place(&name(), DENSE),
             Err(PlaceError::NoCommonSnapshot(name()))
         );
         assert_eq!(
-            view.place(&name(), &BOTH).unwrap().dense,
+            view.place(&name(), BOTH).unwrap().dense,
             DensePlace::Missing(StageReason::SnapshotMissing)
         );
     }
@@ -486,7 +538,7 @@ mod tests {
             ..held(1, &[0, 1])
         };
         let placement = view(vec![all(&[1]), replica([odd])], vec![])
-            .place(&name(), &[Leg::Sparse])
+            .place(&name(), SPARSE)
             .unwrap();
         assert_eq!(placement.documents.holders, [[0], [0]]);
     }

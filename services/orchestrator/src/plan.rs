@@ -1,6 +1,7 @@
 //! What a request runs: a pipeline, with what the request says otherwise.
 
 use crate::error::SearchError;
+use crate::placement::Wants;
 use search_core::fusion::Method;
 use search_core::{CollectionName, Deadline, FieldError, Filter, ParsedQuery};
 use std::collections::BTreeMap;
@@ -44,6 +45,8 @@ pub(crate) enum Stage {
     Retrieve(Retrieve),
     /// The legs' scores become one.
     Fuse(Fusion),
+    /// The head is scored by the vectors of a second encoder.
+    Rescore(Rescore),
 }
 
 /// The first stage.
@@ -72,6 +75,15 @@ impl Fusion {
     }
 }
 
+/// A later stage's part in the scores of the head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rescore {
+    /// Documents that it scores: the first ones.
+    pub(crate) window: u32,
+    /// Its weight, more than 0; 1 replaces the earlier score.
+    pub(crate) weight: f64,
+}
+
 /// A named list of stages.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pipeline {
@@ -83,26 +95,47 @@ impl Pipeline {
     pub(crate) fn retrieve(&self) -> Option<&Retrieve> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Retrieve(retrieve) => Some(retrieve),
-            Stage::Fuse(_) => None,
+            Stage::Fuse(_) | Stage::Rescore(_) => None,
         })
     }
 
     fn fusion(&self) -> Option<Fusion> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Fuse(fusion) => Some(*fusion),
-            Stage::Retrieve(_) => None,
+            Stage::Retrieve(_) | Stage::Rescore(_) => None,
         })
+    }
+
+    fn rescore(&self) -> Option<Rescore> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Rescore(rescore) => Some(*rescore),
+            Stage::Retrieve(_) | Stage::Fuse(_) => None,
+        })
+    }
+
+    fn legs(&self) -> &[Leg] {
+        self.retrieve().map_or(&[], |retrieve| &retrieve.legs)
+    }
+
+    /// What it takes to run it.
+    pub(crate) fn wants(&self) -> Wants<'_> {
+        Wants {
+            legs: self.legs(),
+            rescores: self.rescore().is_some(),
+        }
     }
 
     /// The stages as reports name them, in the order of the funnel.
     pub(crate) fn stage_names(&self) -> Vec<&'static str> {
-        let legs = self.retrieve().map_or(&[][..], |retrieve| &retrieve.legs);
+        let Wants { legs, rescores } = self.wants();
         let mut names = Vec::new();
         names.extend(legs.contains(&Leg::Dense).then_some("encode"));
+        names.extend(rescores.then_some("encode_rescore"));
         names.extend(legs.iter().map(|leg| leg.name()));
         if self.fusion().is_some() {
             names.extend(["complete", "fuse"]);
         }
+        names.extend(rescores.then_some("rescore"));
         names.push("fetch");
         names
     }
@@ -211,6 +244,8 @@ pub(crate) struct Plan {
     pub(crate) depth: usize,
     /// None: the scores of the one leg are the answer's.
     pub(crate) fusion: Option<Fusion>,
+    /// None: nothing is scored again.
+    pub(crate) rescore: Option<Rescore>,
 }
 
 impl Plan {
@@ -222,14 +257,18 @@ impl Plan {
             .map_or(0, |retrieve| retrieve.depth as usize)
             .max(PASSAGES_PER_DOCUMENT * request.page_end());
         Ok(Self {
-            legs: retrieve
-                .map(|retrieve| retrieve.legs.clone())
-                .unwrap_or_default(),
+            legs: pipeline.legs().to_vec(),
+            rescore: pipeline.rescore(),
             depth: depth.min(MAX_DEPTH as usize),
             fusion,
             pipeline,
             request,
         })
+    }
+
+    /// What it takes to run it.
+    pub(crate) fn wants(&self) -> Wants<'_> {
+        self.pipeline.wants()
     }
 
     pub(crate) fn has(&self, leg: Leg) -> bool {

@@ -155,7 +155,7 @@ impl<'a> Run<'a> {
             DensePlace::Missing(reason) => return self.skipped_dense(*reason),
             DensePlace::NotNeeded => return self.skipped_dense(StageReason::SnapshotMissing),
         };
-        let (encode_report, encoded) = self.encode(&holding.encoder_fingerprint).await;
+        let (encode_report, encoded) = self.encode("encode", &holding.encoder_fingerprint).await;
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
@@ -208,17 +208,24 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Encodes the query, once for all stages.
-    async fn encode(self, index: &str) -> (StageReport, Result<Encoded, SearchError>) {
-        let mut watch = self.begin("encode");
+    /// Encodes the query with the bundle that the index was built with, once for all stages that read its vectors.
+    pub(crate) async fn encode(
+        self,
+        stage: &'static str,
+        index: &str,
+    ) -> (StageReport, Result<Encoded, SearchError>) {
+        let mut watch = self.begin(stage);
         let text = self.plan.request.parsed.plain_text();
         let deadline = self.plan.request.deadline;
-        let call = self
-            .mesh
-            .encoder
-            .call_any(|client| client.encode(text.clone(), deadline));
+        let (encoders, fingerprint) = match self.mesh.encoders_of(index) {
+            Some(encoders) => (encoders, index),
+            None => (self.mesh.all_encoders(), ""),
+        };
+        let call = self.mesh.encoder.call(&encoders, |client| {
+            client.encode(text.clone(), fingerprint, deadline)
+        });
         let encoded = call
-            .instrument(tracing::info_span!("encode"))
+            .instrument(tracing::info_span!("encode", stage))
             .await
             .map_err(SearchError::from);
         let encoded = encoded.and_then(|encoded| self.check_model(encoded, index));

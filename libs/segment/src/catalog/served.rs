@@ -143,6 +143,7 @@ impl<L: PartLoader> ServedSnapshot<L> {
             shards: self.manifest.settings.shards,
             held_shards: self.shards.clone(),
             encoder_fingerprint: self.manifest.encoder_fingerprint().to_owned(),
+            rescore_fingerprint: self.manifest.rescore_fingerprint().to_owned(),
             passages: self
                 .segments
                 .iter()

@@ -11,6 +11,9 @@
 //! The first four have one shape: a head of 64 bytes that says what the file is, then rows that are mapped as
 //! they are. All integers are little-endian. Prefixes lie apart, so that the first scan of a query reads
 //! nothing else.
+//!
+//! The rescore part, vectors of a second encoder that are only ever scored, has the same files: its prefix is the whole vector
+//! ([`crate::manifest::DenseSettings::scored_only`]).
 
 mod block;
 mod graph;

@@ -70,6 +70,39 @@ fn what_was_written_is_scored() {
 }
 
 #[test]
+fn vectors_that_are_only_scored_keep_their_cosines_in_one_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = DenseSettings::scored_only(DIMENSIONS as u32);
+    let coder = VectorCoder::new(None, DIMENSIONS, DIMENSIONS, DIMENSIONS).unwrap();
+    let mut writer = DenseWriter::new(folder.path(), &settings).unwrap();
+    for row in 0..70 {
+        writer.push(&coder.prepare(&vector(row)).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let part = open(folder.path(), &settings, 70).unwrap();
+    assert!(part.graph().is_none());
+    let exact = |left: &[f32], right: &[f32]| {
+        let dot = |left: &[f32], right: &[f32]| -> f32 {
+            left.iter()
+                .zip(right)
+                .map(|(left, right)| left * right)
+                .sum()
+        };
+        dot(left, right) / (dot(left, left) * dot(right, right)).sqrt()
+    };
+    let query = coder.query(&vector(7)).unwrap();
+    for row in 0..70 {
+        let score = part.rows().score(&query, row).unwrap();
+        let wanted = exact(&vector(7), &vector(row as u64));
+        assert!(
+            (score - wanted).abs() < 0.01,
+            "{row}: {score}, not {wanted}"
+        );
+    }
+    assert_eq!(part.rows().score(&query, 70), None);
+}
+
+#[test]
 fn a_segment_without_passages_is_empty() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 0, &settings(0));

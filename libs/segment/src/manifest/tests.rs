@@ -33,6 +33,7 @@ fn manifest() -> Manifest {
                 rotation_sample: 20_000,
                 graph_min_passages: 100_000,
             }),
+            rescore: None,
         },
         attributes: AttributeTypes::default(),
         rotation: Some(file("snapshots/1-a/rotation.bin")),
@@ -91,6 +92,34 @@ fn nonsense_is_refused() {
             dense(m).prefix_dimensions = 0
         }),
         ("prefix_depth is 0", |m| dense(m).prefix_depth = 0),
+        ("rescore and the rescore stage", |m| {
+            m.settings.rescore = Some(rescorer("g"))
+        }),
+        ("rescore and the rescore stage", |m| {
+            m.settings.stages.push(Stage::Rescore)
+        }),
+        ("rescore has the encoder's own fingerprint", |m| {
+            add_rescore(m, rescorer("f"))
+        }),
+        ("encoder fingerprint is empty", |m| {
+            add_rescore(m, rescorer(""))
+        }),
+        ("0 dimensions encoded", |m| {
+            let dimensions = 0;
+            add_rescore(
+                m,
+                EncoderSettings {
+                    dimensions,
+                    ..rescorer("g")
+                },
+            )
+        }),
+        ("rescore needs the dense stage", |m| {
+            add_rescore(m, rescorer("g"));
+            m.settings.stages.remove(1);
+            (m.settings.encoder, m.settings.dense) = (None, None);
+        }),
+        ("has parts", |m| add_rescore(m, rescorer("g"))),
         ("rotation is set but unused", |m| dense(m).rotated = false),
         ("rotation is missing", |m| m.rotation = None),
         ("statistics are missing", |m| m.statistics = None),
@@ -162,6 +191,43 @@ fn nonsense_is_refused() {
             "{read}, not {wanted}"
         );
     }
+}
+
+fn rescorer(fingerprint: &str) -> EncoderSettings {
+    EncoderSettings {
+        fingerprint: fingerprint.to_owned(),
+        dimensions: 768,
+    }
+}
+
+/// The settings; its segments still lack the part.
+fn add_rescore(manifest: &mut Manifest, rescorer: EncoderSettings) {
+    manifest.settings.stages.push(Stage::Rescore);
+    manifest.settings.rescore = Some(rescorer);
+}
+
+#[test]
+fn vectors_for_rescoring_are_kept_and_need_no_new_format() {
+    assert!(
+        !manifest()
+            .to_json()
+            .unwrap()
+            .windows(8)
+            .any(|word| word == b"rescore\"")
+    );
+    let mut rescored = manifest();
+    add_rescore(&mut rescored, rescorer("g"));
+    let file = file("segments/0-a/rescore/data.bin");
+    rescored.segments[0]
+        .parts
+        .insert("rescore".to_owned(), vec![file]);
+    let read = Manifest::from_json("m", &rescored.to_json().unwrap()).unwrap();
+    assert_eq!(read, rescored);
+    assert_eq!(
+        (read.rescore_fingerprint(), manifest().rescore_fingerprint()),
+        ("g", "")
+    );
+    assert!(read.has_part("rescore") && !manifest().has_part("rescore"));
 }
 
 fn dense(manifest: &mut Manifest) -> &mut DenseSettings {

@@ -27,13 +27,24 @@ use vector_math::{Rotation, VectorCoder};
 
 pub(crate) const WIDTH: usize = 40;
 pub(crate) const FINGERPRINT: &str = "fingerprint-of-the-tests";
-const PARTS: [&str; 4] = ["documents", "attributes", "sparse", "dense"];
+pub(crate) const RESCORE_FINGERPRINT: &str = "fingerprint-of-the-second-bundle";
+/// The second bundle's vectors are wider.
+const RESCORE_WIDTH: usize = WIDTH + 8;
 
 /// A document with one passage; its metadata is `{"number": …}`.
 pub(crate) struct Doc {
     pub(crate) id: String,
     pub(crate) number: usize,
     pub(crate) vector: Vec<f32>,
+}
+
+/// What the second bundle makes of the text of which the first makes this.
+pub(crate) fn rescore_vector(vector: &[f32]) -> Vec<f32> {
+    let squares = vector
+        .iter()
+        .rev()
+        .map(|value| value.signum() * value.powi(2));
+    squares.chain([0.25; RESCORE_WIDTH - WIDTH]).collect()
 }
 
 /// Vectors around a few centres.
@@ -90,6 +101,7 @@ impl Collection {
                 dimensions: WIDTH as u32,
             }),
             dense: Some(dense),
+            rescore: None,
         };
         Self {
             manifest: Manifest::empty(name.clone(), settings),
@@ -98,6 +110,32 @@ impl Collection {
             folder,
             coder: None,
         }
+    }
+
+    /// The same with the vectors of a second bundle.
+    pub(crate) fn with_rescoring(shards: u32) -> Self {
+        let mut collection = Self::new(shards, false);
+        let settings = &mut collection.manifest.settings;
+        settings.stages.push(Stage::Rescore);
+        settings.rescore = Some(EncoderSettings {
+            fingerprint: RESCORE_FINGERPRINT.to_owned(),
+            dimensions: RESCORE_WIDTH as u32,
+        });
+        collection
+    }
+
+    /// Names of a segment's parts.
+    fn parts(&self) -> Vec<&'static str> {
+        let stages = self
+            .manifest
+            .settings
+            .stages
+            .iter()
+            .map(|stage| stage.as_str());
+        ["documents", "attributes"]
+            .into_iter()
+            .chain(stages)
+            .collect()
     }
 
     /// Commits the documents, sorted by id, in `segments` new segments of each shard.
@@ -159,7 +197,7 @@ impl Collection {
         let scratch = TempDir::new().unwrap();
         self.write_parts(scratch.path(), next, docs);
         let mut parts = BTreeMap::new();
-        for part in PARTS {
+        for part in self.parts() {
             let target = format!("{}/{part}", segment_folder(next.next_segment, "run"));
             let files = self
                 .store
@@ -184,8 +222,8 @@ impl Collection {
     }
 
     fn write_parts(&self, folder: &Path, next: &mut Manifest, docs: &[&Doc]) {
-        PARTS
-            .iter()
+        self.parts()
+            .into_iter()
             .for_each(|part| std::fs::create_dir(folder.join(part)).unwrap());
         std::fs::write(folder.join("sparse/postings"), "not for this stage").unwrap();
         let mut documents = DocumentsWriter::new(&folder.join("documents")).unwrap();
@@ -206,6 +244,9 @@ impl Collection {
         documents.finish().unwrap();
         attributes.finish().unwrap();
         dense.finish().unwrap();
+        if next.settings.rescore.is_some() {
+            write_rescore(&folder.join("rescore"), docs);
+        }
     }
 
     /// Commits the deletion of some passages of the segment at this place.
@@ -230,6 +271,16 @@ impl Collection {
         entry.deleted_passages = deletes.count();
         self.store.commit(&next).await.unwrap();
         self.manifest = next;
+    }
+
+    /// Flips a bit of a stored file.
+    pub(crate) fn damage(&self, place: usize, part: &str, name: &str) {
+        let files = &self.manifest.segments[place].parts[part];
+        let file = files.iter().find(|file| file.path.ends_with(name)).unwrap();
+        let path = self.folder.path().join("collections/test").join(&file.path);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[100] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
     }
 
     /// The newest snapshot, as requests name it.
@@ -265,6 +316,17 @@ impl Collection {
         }
         ids
     }
+}
+
+fn write_rescore(folder: &Path, docs: &[&Doc]) {
+    let settings = DenseSettings::scored_only(RESCORE_WIDTH as u32);
+    let mut writer = DenseWriter::new(folder, &settings).unwrap();
+    let coder = VectorCoder::new(None, RESCORE_WIDTH, RESCORE_WIDTH, RESCORE_WIDTH).unwrap();
+    for doc in docs {
+        let coded = coder.prepare(&rescore_vector(&doc.vector)).unwrap();
+        writer.push(&coded).unwrap();
+    }
+    writer.finish().unwrap();
 }
 
 fn stored(doc: &Doc, metadata_json: String) -> Document {

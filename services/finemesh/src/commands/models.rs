@@ -1,6 +1,6 @@
 //! `finemesh models`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use inference::pull::Installed;
@@ -46,11 +46,16 @@ fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
         .encoder_bundle
         .clone()
         .or(pulled.map(|pulled| pulled.encoder_bundle));
-    let bundle = folder.map(|folder| Bundle::read(&folder)).transpose()?;
+    let read = |folder: Option<PathBuf>| folder.map(|folder| Bundle::read(&folder)).transpose();
+    let (bundle, rescorer) = (read(folder)?, read(config.rescorer_bundle.clone())?);
     if as_json {
         say(format_args!(
             "{}",
-            json!({ "onnxruntime_library": library, "encoder": bundle.as_ref().map(bundle_json) })
+            json!({
+                "onnxruntime_library": library,
+                "encoder": bundle.as_ref().map(bundle_json),
+                "rescorer": rescorer.as_ref().map(bundle_json),
+            })
         ))?;
         return Ok(());
     }
@@ -65,6 +70,9 @@ fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
         None => say(format_args!(
             "encoder       not installed: finemesh models pull"
         ))?,
+    }
+    if let Some(rescorer) = rescorer {
+        say(format_args!("rescorer      {}", bundle_text(&rescorer)))?;
     }
     Ok(())
 }
@@ -100,8 +108,17 @@ fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
         ort_library,
         encoder_bundle,
     } = models::resolve(config)?;
-    let folder = folder.unwrap_or(&encoder_bundle);
-    BundleEncoder::open(&ort_library, folder, EncoderOptions::default())
+    match folder {
+        Some(folder) => verify_bundle(&ort_library, folder),
+        None => [encoder_bundle]
+            .iter()
+            .chain(&config.rescorer_bundle)
+            .try_for_each(|folder| verify_bundle(&ort_library, folder)),
+    }
+}
+
+fn verify_bundle(ort_library: &Path, folder: &Path) -> Result<()> {
+    BundleEncoder::open(ort_library, folder, EncoderOptions::default())
         .with_context(|| format!("{} does not verify", folder.display()))?;
     let bundle = Bundle::read(folder)?;
     say(format_args!(

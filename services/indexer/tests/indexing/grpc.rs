@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use indexer::{App, CommitHook};
+use indexer::{App, CommitHook, Encoders};
+use inference::TextEncoder;
 use search_core::ErrorKind;
 use search_proto::index::index_event::Event;
 use search_proto::index::index_request::Part;
@@ -37,7 +38,8 @@ fn serve(encoder: Arc<WordEncoder>) -> Served {
         Box::pin(std::future::ready(()))
     });
     let config = place.config(|raw| raw.max_concurrent_runs = 1);
-    let app = App::start(config, place.store.clone(), encoder, Some(hook));
+    let encoders = Encoders::from(encoder as Arc<dyn TextEncoder>);
+    let app = App::start(config, place.store.clone(), encoders, Some(hook));
     let mut builder = ServerBuilder::new(ServerLimits::default());
     app.add_to(&mut builder);
     let server = builder.build(search_proto::FILE_DESCRIPTOR_SET).unwrap();
@@ -176,6 +178,14 @@ async fn requests_that_are_wrong_name_their_field() {
         (
             settings(|s| s.stages = vec!["sparse".into(), "colbert".into()]),
             "settings.stages[1]",
+        ),
+        (
+            settings(|s| s.stages = vec!["sparse".into(), "rescore".into()]),
+            "settings.stages",
+        ),
+        (
+            settings(|s| s.stages = ["sparse", "dense", "rescore"].map(Into::into).into()),
+            "settings.stages",
         ),
         (
             settings(|s| s.passage_tokens = Some(8193)),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::support::*;
-use indexer::{Event, IndexError, Phase};
+use indexer::{Encoders, Event, IndexError, Phase};
+use inference::TextEncoder;
 use search_core::ErrorKind;
 use segment::manifest::Stage;
 use tokio::sync::mpsc;
@@ -254,6 +255,64 @@ async fn other_settings_and_other_encoders_are_refused_with_both_values() {
     assert_eq!(place.number().await, 1);
 }
 
+/// What is searched, and what rescores.
+fn rescored() -> indexer::IndexSettings {
+    let mut wishes = settings();
+    wishes.stages = vec![Stage::Sparse, Stage::Dense, Stage::Rescore];
+    wishes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_makes_the_vectors_of_both_encoders() {
+    let place = Place::new();
+    let indexer = place.rescoring_indexer(Some(WordEncoder::rescorer()));
+    let (summary, events) = index(&indexer, rescored(), &lines(0..30, "a")).await;
+    let summary = summary.unwrap();
+    assert!(summary.part_bytes["rescore"] > 0);
+    let encoded = events.iter().filter_map(|event| match event {
+        Event::Progress(progress) if progress.phase == Phase::Encode => Some(progress.done),
+        _ => None,
+    });
+    assert_eq!(encoded.max(), Some(2 * summary.passages));
+    assert_eq!(contents(&place).await, model(0..30, "a"));
+    // What comes and goes later does so in all parts.
+    let summary = index_ok(&indexer, settings(), &lines(20..40, "b")).await;
+    assert_eq!(summary.replaced, 10);
+    indexer
+        .delete(&name(), vec!["d3".to_owned()])
+        .await
+        .unwrap();
+    let mut expected = model(0..20, "a");
+    expected.extend(model(20..40, "b"));
+    expected.remove("d3");
+    assert_eq!(contents(&place).await, expected);
+    let manifest = place.manifest().await;
+    assert_eq!(manifest.rescore_fingerprint(), "words-wide");
+    place.assert_no_temporary_files();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_for_rescoring_need_their_encoder() {
+    let place = Place::new();
+    let indexer = place.rescoring_indexer(Some(WordEncoder::rescorer()));
+    index_ok(&indexer, rescored(), &lines(0..3, "a")).await;
+    let others = [None, Some(WordEncoder::with_fingerprint("words-3"))];
+    for (other, current_one) in others.into_iter().zip(["none", "words-3"]) {
+        let indexer = place.rescoring_indexer(other);
+        let error = index(&indexer, settings(), &lines(3..6, "a"))
+            .await
+            .0
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(
+            matches!(&error, IndexError::EncoderDiffers { role: "rescorer", stored, current, .. }
+                if stored == "words-wide" && current == current_one),
+            "{error}"
+        );
+    }
+    assert_eq!(place.number().await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_and_small_segments_hold_the_same_documents_and_statistics() {
     let expected = model(0..60, "a");
@@ -400,7 +459,8 @@ async fn a_run_dropped_while_encoding_changes_nothing_and_can_be_repeated() {
     index_ok(&place.indexer(), settings(), &lines(0..5, "a")).await;
     let files = files_below(place.root.path());
     let encoder = Arc::new(WordEncoder::hanging_after(20));
-    let indexer = indexer::Indexer::new(place.config(|_| {}), place.store.clone(), encoder.clone());
+    let encoders = Encoders::from(encoder.clone() as Arc<dyn TextEncoder>);
+    let indexer = indexer::Indexer::new(place.config(|_| {}), place.store.clone(), encoders);
     let input = lines(0..200, "b");
     tokio::select! {
         _ = index(&indexer, settings(), &input) => panic!("it never ends"),

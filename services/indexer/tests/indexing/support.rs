@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indexer::source::LineBatch;
-use indexer::{Config, Event, IndexError, IndexSettings, Indexer, RawConfig, Summary};
+use indexer::{Config, Encoders, Event, IndexError, IndexSettings, Indexer, RawConfig, Summary};
 use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEncoder};
 use search_core::{CollectionName, shard_of};
 use segment::attributes::Attributes;
@@ -16,13 +16,15 @@ use segment::bitmap::Bitmap;
 use segment::dense::DensePart;
 use segment::documents::Documents;
 use segment::index_text;
-use segment::manifest::{ATTRIBUTES, DOCUMENTS, Manifest, SegmentEntry, Stage};
+use segment::manifest::{ATTRIBUTES, DOCUMENTS, DenseSettings, Manifest, SegmentEntry, Stage};
 use segment::store::Store;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
 use vector_math::{Rotation, VectorCoder};
 
 pub(crate) const DIMENSIONS: usize = 16;
+/// Width of the second encoder's vectors.
+pub(crate) const RESCORE_DIMENSIONS: usize = 24;
 
 /// Words are tokens; a text's vector counts its words, hashed into a few dimensions.
 pub(crate) struct WordEncoder {
@@ -71,6 +73,13 @@ impl WordEncoder {
         encoder
     }
 
+    /// A second encoder, of other vectors.
+    pub(crate) fn rescorer() -> Self {
+        let mut encoder = Self::with_fingerprint("words-wide");
+        encoder.info.dimensions = RESCORE_DIMENSIONS;
+        encoder
+    }
+
     pub(crate) fn hanging_after(texts: usize) -> Self {
         Self {
             hangs_after: texts,
@@ -79,13 +88,18 @@ impl WordEncoder {
     }
 }
 
-pub(crate) fn vector_of(text: &str) -> Vec<f32> {
+/// No second encoder.
+pub(crate) fn alone(first: WordEncoder) -> Encoders {
+    Encoders::from(Arc::new(first) as Arc<dyn TextEncoder>)
+}
+
+pub(crate) fn vector_of(text: &str, dimensions: usize) -> Vec<f32> {
     if text.contains(WITHOUT_DIRECTION) {
-        return vec![0.0; DIMENSIONS];
+        return vec![0.0; dimensions];
     }
-    let mut vector = [0.01; DIMENSIONS];
+    let mut vector = vec![0.01; dimensions];
     for word in text.split_whitespace() {
-        vector[shard_of(word, DIMENSIONS as u32) as usize] += 1.0;
+        vector[shard_of(word, dimensions as u32) as usize] += 1.0;
     }
     let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     vector.iter().map(|value| value / norm).collect()
@@ -118,7 +132,11 @@ impl TextEncoder for WordEncoder {
         }
         self.last_texts.lock().unwrap().clone_from(&job.texts);
         let encoded = Encoded {
-            vectors: job.texts.iter().flat_map(|text| vector_of(text)).collect(),
+            vectors: job
+                .texts
+                .iter()
+                .flat_map(|text| vector_of(text, self.info.dimensions))
+                .collect(),
             token_vectors: None,
             tokens: job
                 .texts
@@ -177,12 +195,21 @@ impl Place {
         encoder: WordEncoder,
         change: impl FnOnce(&mut RawConfig),
     ) -> Indexer {
-        Indexer::new(self.config(change), self.store.clone(), Arc::new(encoder))
+        Indexer::new(self.config(change), self.store.clone(), alone(encoder))
+    }
+
+    pub(crate) fn rescoring_indexer(&self, rescorer: Option<WordEncoder>) -> Indexer {
+        let encoders = Encoders {
+            rescorer: rescorer.map(|rescorer| Arc::new(rescorer) as Arc<dyn TextEncoder>),
+            ..alone(WordEncoder::new())
+        };
+        Indexer::new(self.config(|_| {}), self.store.clone(), encoders)
     }
 
     pub(crate) fn indexer_and_encoder(&self) -> (Arc<WordEncoder>, Indexer) {
         let encoder = Arc::new(WordEncoder::new());
-        let indexer = Indexer::new(self.config(|_| {}), self.store.clone(), encoder.clone());
+        let encoders = Encoders::from(encoder.clone() as Arc<dyn TextEncoder>);
+        let indexer = Indexer::new(self.config(|_| {}), self.store.clone(), encoders);
         (encoder, indexer)
     }
 
@@ -288,6 +315,7 @@ pub(crate) async fn contents(place: &Place) -> Model {
         );
         assert_eq!(attributes.documents(), entry.documents);
         check_vectors(place, &manifest, entry, &documents).await;
+        check_rescore(place, &manifest, entry, &documents).await;
         let deletes = deletes(place, entry).await;
         assert_eq!(deletes.count(), entry.deleted_passages);
         for document in 0..documents.documents() {
@@ -335,9 +363,33 @@ async fn check_vectors(
     let rotation = Rotation::from_bytes(&std::fs::read(rotation).unwrap()).unwrap();
     let prefix = settings.prefix_dimensions as usize;
     let coder = VectorCoder::new(Some(rotation), DIMENSIONS, DIMENSIONS, prefix).unwrap();
-    for ordinal in 0..entry.passages {
+    check_part(&part, &coder, documents);
+}
+
+/// The same of the second encoder's vectors, which are not rotated.
+async fn check_rescore(
+    place: &Place,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+    documents: &Documents,
+) {
+    let Some(rescore) = &manifest.settings.rescore else {
+        return;
+    };
+    let collection = name();
+    let files = place.store.part_files(&collection, entry, "rescore").await;
+    let settings = DenseSettings::scored_only(rescore.dimensions);
+    let part = DensePart::open(&files.unwrap(), &settings, entry.passages).unwrap();
+    let width = RESCORE_DIMENSIONS;
+    let coder = VectorCoder::new(None, width, width, width).unwrap();
+    check_part(&part, &coder, documents);
+}
+
+fn check_part(part: &DensePart, coder: &VectorCoder, documents: &Documents) {
+    for ordinal in 0..documents.passages() {
         let passage = documents.passage(ordinal).unwrap().unwrap();
-        let vector = vector_of(&index_text(&passage.title, &passage.text));
+        let text = index_text(&passage.title, &passage.text);
+        let vector = vector_of(&text, coder.width());
         let itself = part
             .rows()
             .score(&coder.query(&vector).unwrap(), ordinal as usize)

@@ -24,6 +24,7 @@ pub(crate) const COLLECTION: &str = "docs";
 /// Most bytes of passages in one answer.
 const MAX_ANSWER_BYTES: usize = 12 * 1024 * 1024;
 pub(crate) const FINGERPRINT: &str = "f00d";
+pub(crate) const RESCORE_FINGERPRINT: &str = "cafe";
 
 /// One passage, with what the retrievers say about it.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Passage {
     /// 0: no term matches.
     pub(crate) sparse: f32,
     pub(crate) dense: f32,
+    /// None: the retriever has no undamaged vector of it.
+    pub(crate) rescore: Option<f32>,
     pub(crate) excluded: bool,
 }
 
@@ -53,6 +56,8 @@ pub(crate) struct Script {
     /// Shards that retrievers announce; empty: all.
     pub(crate) announced_shards: Vec<u32>,
     pub(crate) index_fingerprint: String,
+    /// Empty: the index has no vectors for rescoring.
+    pub(crate) rescore_fingerprint: String,
     pub(crate) encoder_fingerprint: String,
     /// Fails calls: the call's name, the shard (none: every one), how.
     pub(crate) failures: Vec<(&'static str, Option<u32>, Code)>,
@@ -80,6 +85,7 @@ impl Script {
             accepted: BTreeSet::from([1]),
             announced_shards: Vec::new(),
             index_fingerprint: FINGERPRINT.to_owned(),
+            rescore_fingerprint: String::new(),
             encoder_fingerprint: FINGERPRINT.to_owned(),
             failures: Vec::new(),
             hanging: Vec::new(),
@@ -108,6 +114,7 @@ impl Script {
             encoder_fingerprint: self.index_fingerprint.clone(),
             passages: self.passages.len() as u64,
             refused_segments: Vec::new(),
+            rescore_fingerprint: self.rescore_fingerprint.clone(),
         };
         common::DescribeResponse {
             snapshots: numbers.iter().map(held).collect(),
@@ -167,6 +174,8 @@ pub(crate) struct Fake {
     pub(crate) script: Arc<Mutex<Script>>,
     /// Every stage call to this replica fails.
     pub(crate) is_broken: bool,
+    /// Bundles that this encoder announces and serves; empty: the script's one, which it does not announce.
+    pub(crate) bundles: Vec<&'static str>,
 }
 
 const TIMING: Option<common::Timing> = Some(common::Timing {
@@ -231,11 +240,27 @@ impl EncoderService for Fake {
         &self,
         request: Request<encoder::EncodeRequest>,
     ) -> Result<Response<encoder::EncodeResponse>, Status> {
-        self.enter("encode", &request, None, 0).await?;
+        let expected = request.get_ref().expected_fingerprint.clone();
+        let call = match expected.as_str() {
+            RESCORE_FINGERPRINT => "encode_rescore",
+            _ => "encode",
+        };
+        self.enter(call, &request, None, 0).await?;
+        let serves = |bundle: &str| self.bundles.contains(&bundle);
+        if !self.bundles.is_empty() && !expected.is_empty() && !serves(&expected) {
+            return Err(Status::failed_precondition(format!(
+                "not served: {expected}"
+            )));
+        }
+        let fingerprint = if self.bundles.is_empty() || expected.is_empty() {
+            self.read(|script| script.encoder_fingerprint.clone())
+        } else {
+            expected
+        };
         Ok(Response::new(encoder::EncodeResponse {
             dimensions: 2,
             vectors: vec![0.6, 0.8],
-            fingerprint: self.read(|script| script.encoder_fingerprint.clone()),
+            fingerprint,
             timing: TIMING,
             ..Default::default()
         }))
@@ -245,7 +270,14 @@ impl EncoderService for Fake {
         &self,
         _request: Request<encoder::DescribeRequest>,
     ) -> Result<Response<encoder::DescribeResponse>, Status> {
-        Ok(Response::new(encoder::DescribeResponse::default()))
+        let bundle = |fingerprint: &&str| encoder::Bundle {
+            fingerprint: (*fingerprint).to_owned(),
+            ..Default::default()
+        };
+        Ok(Response::new(encoder::DescribeResponse {
+            bundles: self.bundles.iter().map(bundle).collect(),
+            ..Default::default()
+        }))
     }
 }
 
@@ -398,27 +430,34 @@ impl DenseRetrieverService for Fake {
         request: Request<dense::ScoreRequest>,
     ) -> Result<Response<dense::ScoreResponse>, Status> {
         let message = request.get_ref();
-        self.enter(
-            "dense.score",
-            &request,
-            message.snapshot.as_ref(),
-            message.shard,
-        )
-        .await?;
-        let score = |script: &Script, address: &u64| {
-            script.find(*address).map_or(0.0, |passage| passage.dense)
+        let rescores = message.encoder_fingerprint == RESCORE_FINGERPRINT;
+        let call = if rescores {
+            "dense.rescore"
+        } else {
+            "dense.score"
         };
-        Ok(Response::new(self.read(|script| {
-            dense::ScoreResponse {
-                scores: message
-                    .addresses
-                    .iter()
-                    .map(|address| score(script, address))
-                    .collect(),
-                unknown: Vec::new(),
-                timing: TIMING,
+        self.enter(call, &request, message.snapshot.as_ref(), message.shard)
+            .await?;
+        let score = |script: &Script, address: &u64| {
+            let passage = script
+                .find(*address)
+                .filter(|at| at.shard == message.shard)?;
+            if rescores {
+                passage.rescore
+            } else {
+                Some(passage.dense)
             }
-        })))
+        };
+        let scores: Vec<Option<f32>> = self.read(|script| {
+            let addresses = message.addresses.iter();
+            addresses.map(|address| score(script, address)).collect()
+        });
+        let unknown = (0..).zip(&scores).filter(|(_, score)| score.is_none());
+        Ok(Response::new(dense::ScoreResponse {
+            unknown: unknown.map(|(position, _)| position).collect(),
+            scores: scores.into_iter().map(Option::unwrap_or_default).collect(),
+            timing: TIMING,
+        }))
     }
 
     async fn describe(
@@ -498,12 +537,21 @@ impl Mesh {
         depth: u32,
         peers: impl FnOnce(Fake) -> Peers,
     ) -> Self {
+        Self::with_config(script, config(depth, |_| {}), peers).await
+    }
+
+    pub(crate) async fn with_config(
+        script: Script,
+        config: Config,
+        peers: impl FnOnce(Fake) -> Peers,
+    ) -> Self {
         let script = Arc::new(Mutex::new(script));
         let fake = Fake {
             script: Arc::clone(&script),
             is_broken: false,
+            bundles: Vec::new(),
         };
-        let app = App::start(config(depth), peers(fake));
+        let app = App::start(config, peers(fake));
         let mut builder = builder();
         app.add_to(&mut builder);
         let client = SearchServiceClient::new(serve("orchestrator", builder))
@@ -547,7 +595,7 @@ impl Mesh {
 }
 
 /// Peers are looked at once an hour, so that a test says itself when they are.
-fn config(depth: u32) -> Config {
+pub(crate) fn config(depth: u32, change: impl FnOnce(&mut RawConfig)) -> Config {
     let mut raw = RawConfig {
         describe_interval_ms: 3_600_000,
         ..RawConfig::default()
@@ -558,6 +606,7 @@ fn config(depth: u32) -> Config {
         pipeline.fusion.method = RawMethod::MinMax;
         pipeline.fusion.alpha = 0.5;
     }
+    change(&mut raw);
     let mut problems = Problems::default();
     let config = raw.validate("orchestrator", &mut problems);
     assert!(problems.is_empty(), "{problems:?}");
@@ -583,6 +632,7 @@ pub(crate) fn documents(table: &[(&str, f32, f32)]) -> Vec<Passage> {
         passage: 0,
         sparse: *sparse,
         dense: *dense,
+        rescore: None,
         excluded: false,
     };
     table.iter().enumerate().map(passage).collect()

@@ -5,4 +5,5 @@ mod answers;
 mod fakes;
 mod faults;
 mod requests;
+mod rescoring;
 mod sharding;

@@ -24,6 +24,7 @@ pub(crate) fn sharded(passages: &[(String, u32, f32, f32, bool)], shards: u32) -
             passage,
             sparse,
             dense,
+            rescore: None,
             excluded,
         }
     };

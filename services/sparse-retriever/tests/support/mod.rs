@@ -58,6 +58,7 @@ impl Collection {
             language: "english".to_owned(),
             encoder: None,
             dense: None,
+            rescore: None,
         };
         Self {
             manifest: Manifest::empty(name.clone(), settings),
