@@ -28,6 +28,8 @@ mod packed;
 mod quantize;
 mod rotation;
 mod rows;
+#[cfg(test)]
+mod shared_vectors;
 mod top_rows;
 
 pub use bytes::{codes_as_bytes, codes_from_bytes, floats_as_bytes, floats_from_bytes};
