@@ -233,6 +233,9 @@ pub(crate) struct EvalArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// With --json: each query's metrics as well, for paired comparisons
+    #[arg(long, requires = "json")]
+    pub(crate) per_query: bool,
 }
 
 #[derive(Debug, Subcommand)]

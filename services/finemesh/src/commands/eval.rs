@@ -65,10 +65,7 @@ pub(crate) async fn eval(backend: &mut Backend, args: EvalArgs) -> Result<()> {
         results.push((variant.name, measured));
     }
     if args.json {
-        say(format_args!(
-            "{}",
-            as_json(&args.collection, queries.len(), &results)
-        ))?;
+        say(format_args!("{}", as_json(&args, &queries, &results)))?;
     } else {
         say(format_args!(
             "{}: {} queries\n{}",
@@ -206,12 +203,31 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn as_json(collection: &str, queries: usize, results: &[(String, Measured)]) -> Value {
-    let pipelines: serde_json::Map<_, _> = results
+fn as_json(args: &EvalArgs, queries: &[Query], results: &[(String, Measured)]) -> Value {
+    let pipeline = |(name, measured): &(String, Measured)| {
+        let mut pipeline = measured_json(measured);
+        if args.per_query {
+            pipeline["per_query"] = per_query_json(queries, measured);
+        }
+        (name.clone(), pipeline)
+    };
+    let pipelines: serde_json::Map<_, _> = results.iter().map(pipeline).collect();
+    json!({ "collection": args.collection, "queries": queries.len(), "pipelines": pipelines })
+}
+
+/// Each query's own metrics, by its id.
+fn per_query_json(queries: &[Query], measured: &Measured) -> Value {
+    let metrics = measured
+        .ndcg
         .iter()
-        .map(|(name, measured)| (name.clone(), measured_json(measured)))
-        .collect();
-    json!({ "collection": collection, "queries": queries, "pipelines": pipelines })
+        .zip(&measured.recall)
+        .zip(&measured.mrr);
+    let entry = |(query, ((ndcg, recall), mrr)): (&Query, ((&f64, &f64), &f64))| {
+        let metrics = json!({ "ndcg@10": ndcg, "recall@100": recall, "mrr@10": mrr });
+        (query.id.clone(), metrics)
+    };
+    let entries: serde_json::Map<_, _> = queries.iter().zip(metrics).map(entry).collect();
+    Value::Object(entries)
 }
 
 fn measured_json(measured: &Measured) -> Value {
