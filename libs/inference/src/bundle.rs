@@ -142,6 +142,22 @@ impl AnyBundle {
             Some(BundleTask::Encode) | None => Bundle::read(folder).map(Self::Encode),
         }
     }
+
+    /// The name in its description.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Encode(bundle) => &bundle.description.name,
+            Self::Rerank(bundle) => &bundle.description.name,
+        }
+    }
+
+    /// Hex SHA-256 over every file.
+    pub fn fingerprint(&self) -> &str {
+        match self {
+            Self::Encode(bundle) => bundle.fingerprint(),
+            Self::Rerank(bundle) => bundle.fingerprint(),
+        }
+    }
 }
 
 /// The task that a folder's description names. None where there is none that is known: reading it says why.

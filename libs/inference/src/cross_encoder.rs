@@ -10,8 +10,9 @@ use crate::pair_model::PairModel;
 use crate::pair_tokenizer::PairTokenizer;
 use crate::tokenizer::TokenIds;
 
-/// Tokens of a batch, padding included: the size at which a session of one thread gets most done.
-const BATCH_TOKENS: usize = 512;
+/// Tokens of a batch, padding included. On an AVX2 core, six layers and pairs of 40 to 160 tokens, sizes from 160 to 2,048
+/// differ by 5 % in pairs per second; this one is the best of them.
+const BATCH_TOKENS: usize = 256;
 /// The longest query or passage: only its beginning is read, but all of it is cut into tokens.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
 

@@ -1,11 +1,16 @@
 //! `finemesh models`.
 
-use std::path::{Path, PathBuf};
+mod list;
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use inference::pull::Installed;
-use inference::{Bundle, BundleEncoder, EncoderOptions, MakeOptions, make_bundle};
-use serde_json::{Value, json};
+use inference::{
+    AnyBundle, Bundle, BundleEncoder, BundleError, CrossEncoder, EncoderOptions, LoadError,
+    MakeOptions, make_bundle,
+};
+use list::{bundle_text, list};
 
 use crate::cli::ModelsCommand;
 use crate::config::ModelsConfig;
@@ -35,99 +40,46 @@ fn pull(config: &ModelsConfig) -> Result<()> {
     Ok(())
 }
 
-/// What is configured or pulled; pulls nothing.
-fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
-    let pulled = inference::pull::installed(&config.cache_folder);
-    let library = config
-        .onnxruntime_library
-        .clone()
-        .or(pulled.clone().map(|pulled| pulled.ort_library));
-    let folder = config
-        .encoder_bundle
-        .clone()
-        .or(pulled.map(|pulled| pulled.encoder_bundle));
-    let read = |folder: Option<PathBuf>| folder.map(|folder| Bundle::read(&folder)).transpose();
-    let (bundle, rescorer) = (read(folder)?, read(config.rescorer_bundle.clone())?);
-    if as_json {
-        say(format_args!(
-            "{}",
-            json!({
-                "onnxruntime_library": library,
-                "encoder": bundle.as_ref().map(bundle_json),
-                "rescorer": rescorer.as_ref().map(bundle_json),
-            })
-        ))?;
-        return Ok(());
-    }
-    match library {
-        Some(path) => say(format_args!("ONNX Runtime  {}", path.display()))?,
-        None => say(format_args!(
-            "ONNX Runtime  not installed: finemesh models pull"
-        ))?,
-    }
-    match bundle {
-        Some(bundle) => say(format_args!("encoder       {}", bundle_text(&bundle)))?,
-        None => say(format_args!(
-            "encoder       not installed: finemesh models pull"
-        ))?,
-    }
-    if let Some(rescorer) = rescorer {
-        say(format_args!("rescorer      {}", bundle_text(&rescorer)))?;
-    }
-    Ok(())
-}
-
-fn bundle_json(bundle: &Bundle) -> Value {
-    let description = bundle.description();
-    json!({
-        "name": description.name,
-        "folder": bundle.folder(),
-        "fingerprint": bundle.fingerprint(),
-        "dimensions": description.dimensions,
-        "token_dimensions": description.token_dimensions,
-        "matryoshka_dimensions": description.matryoshka_dimensions,
-        "max_tokens": description.max_tokens,
-        "source": description.source,
-    })
-}
-
-fn bundle_text(bundle: &Bundle) -> String {
-    let description = bundle.description();
-    format!(
-        "{}, {} dimensions, {} tokens\n              fingerprint {}\n              {}",
-        description.name,
-        description.dimensions,
-        description.max_tokens,
-        bundle.fingerprint(),
-        bundle.folder().display()
-    )
-}
-
 fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
     let Installed {
         ort_library,
         encoder_bundle,
     } = models::resolve(config)?;
-    match folder {
-        Some(folder) => verify_bundle(&ort_library, folder),
-        None => [encoder_bundle]
-            .iter()
-            .chain(&config.rescorer_bundle)
-            .try_for_each(|folder| verify_bundle(&ort_library, folder)),
+    if let Some(folder) = folder {
+        return verify_bundle(&ort_library, folder, AnyBundle::read(folder));
     }
+    for folder in [encoder_bundle].iter().chain(&config.rescorer_bundle) {
+        let encoder = Bundle::read(folder).map(AnyBundle::Encode);
+        verify_bundle(&ort_library, folder, encoder)?;
+    }
+    Ok(())
 }
 
-fn verify_bundle(ort_library: &Path, folder: &Path) -> Result<()> {
-    BundleEncoder::open(ort_library, folder, EncoderOptions::default())
-        .with_context(|| format!("{} does not verify", folder.display()))?;
-    let bundle = Bundle::read(folder)?;
-    say(format_args!(
-        "{}: {} golden texts verified",
-        bundle.description().name,
-        bundle.golden().entries.len()
-    ))?;
+fn verify_bundle(
+    ort_library: &Path,
+    folder: &Path,
+    bundle: Result<AnyBundle, BundleError>,
+) -> Result<()> {
+    let failed = || format!("{} does not verify", folder.display());
+    let bundle = bundle.with_context(failed)?;
+    load(ort_library, folder, &bundle).with_context(failed)?;
+    let golden = match &bundle {
+        AnyBundle::Encode(bundle) => format!("{} golden texts", bundle.golden().entries.len()),
+        AnyBundle::Rerank(bundle) => format!("{} golden pairs", bundle.golden().entries.len()),
+    };
+    say(format_args!("{}: {golden} verified", bundle.name()))?;
     say(format_args!("fingerprint {}", bundle.fingerprint()))?;
     Ok(())
+}
+
+/// Loading a bundle checks what it promises.
+fn load(ort_library: &Path, folder: &Path, bundle: &AnyBundle) -> Result<(), LoadError> {
+    match bundle {
+        AnyBundle::Encode(_) => {
+            BundleEncoder::open(ort_library, folder, EncoderOptions::default()).map(drop)
+        }
+        AnyBundle::Rerank(_) => CrossEncoder::open(ort_library, folder).map(drop),
+    }
 }
 
 fn make(config: &ModelsConfig, source: &Path, out: &Path) -> Result<()> {
