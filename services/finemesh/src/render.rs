@@ -12,6 +12,8 @@ use crate::snippet::{matches_query, query_stems, snippet};
 
 /// Columns that the waterfall's bars take.
 const WATERFALL_COLUMNS: usize = 40;
+/// Columns that the names of stages take at least.
+const MIN_NAME_COLUMNS: usize = 9;
 /// Columns of a document id before it is folded.
 const MAX_ID_COLUMNS: u16 = 36;
 
@@ -88,10 +90,12 @@ fn trail(hit: &Hit) -> String {
 /// One line per stage: when it ran, how long it waited and computed, what came out.
 pub(crate) fn waterfall(response: &SearchResponse) -> String {
     let mut text = String::new();
+    let names = response.stages.iter().map(|report| report.stage.len());
+    let name_columns = names.max().unwrap_or(0).max(MIN_NAME_COLUMNS);
     for report in &response.stages {
         let _ = writeln!(
             text,
-            "{:<9} {} {:>8}  {}{}",
+            "{:<name_columns$} {} {:>8}  {}{}",
             report.stage,
             bar(report, response.wall_us),
             milliseconds(report.wall_us),
@@ -101,7 +105,7 @@ pub(crate) fn waterfall(response: &SearchResponse) -> String {
     }
     let _ = writeln!(
         text,
-        "{:<9} {} {:>8}  pipeline {}, snapshot {}{}",
+        "{:<name_columns$} {} {:>8}  pipeline {}, snapshot {}{}",
         "total",
         " ".repeat(WATERFALL_COLUMNS),
         milliseconds(response.wall_us),

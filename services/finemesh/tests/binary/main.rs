@@ -6,3 +6,4 @@ mod cli;
 mod models;
 mod process;
 mod quality;
+mod rescoring;
