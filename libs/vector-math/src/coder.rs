@@ -83,7 +83,7 @@ impl VectorCoder {
         let prefix_scale = quantize(&values[..self.prefix_dimensions], prefix);
         let rest_scale = quantize(&values[self.prefix_dimensions..], rest);
         let prefix_norm = norm(prefix);
-        let decoded_norm = f64::hypot(
+        let decoded_norm = joint_norm(
             f64::from(prefix_scale) * prefix_norm,
             f64::from(rest_scale) * norm(rest),
         );
@@ -100,7 +100,7 @@ impl VectorCoder {
         let values = self.stored_values(vector)?;
         let (prefix, rest) = values.split_at(self.prefix_dimensions);
         let (mut prefix, mut rest) = (QueryBlock::of(prefix), QueryBlock::of(rest));
-        let decoded_norm = f64::hypot(prefix.norm(), rest.norm());
+        let decoded_norm = joint_norm(prefix.norm(), rest.norm());
         prefix.scale = divided(prefix.scale, decoded_norm);
         rest.scale = divided(rest.scale, decoded_norm);
         Ok(CodedQuery { prefix, rest })
@@ -189,6 +189,11 @@ pub(crate) fn check_dimensions(
 fn norm(codes: &[i8]) -> f64 {
     let squares: i64 = codes.iter().map(|&code| i64::from(code).pow(2)).sum();
     (squares as f64).sqrt()
+}
+
+/// Norm of two blocks together. Not `hypot`, whose last bit is every math library's own: sums, products and square roots are IEEE 754's.
+fn joint_norm(prefix: f64, rest: f64) -> f64 {
+    (prefix * prefix + rest * rest).sqrt()
 }
 
 /// A quotient that is 0 where there is nothing to divide by.

@@ -84,7 +84,7 @@ def code_passage(vector: Floats, dimensions: int, prefix_dimensions: int) -> Cod
     values = stored_values(vector, dimensions)
     prefix, prefix_scale = quantize(values[:prefix_dimensions])
     rest, rest_scale = quantize(values[prefix_dimensions:])
-    decoded_norm = math.hypot(float(prefix_scale) * code_norm(prefix), float(rest_scale) * code_norm(rest))
+    decoded_norm = joint_norm(float(prefix_scale) * code_norm(prefix), float(rest_scale) * code_norm(rest))
     return CodedPassage(
         codes=np.concatenate([prefix, rest]),
         prefix_scale=np.float32(divided(float(prefix_scale), decoded_norm)),
@@ -97,9 +97,14 @@ def code_query(vector: Floats, dimensions: int, prefix_dimensions: int) -> tuple
     """A query's prefix and rest, each value with a code and what the code rounds away."""
     values = stored_values(vector, dimensions)
     blocks = [quantize_finely(values[:prefix_dimensions]), quantize_finely(values[prefix_dimensions:])]
-    decoded_norm = math.hypot(*(block.scale * fine_norm(block) for block in blocks))
+    decoded_norm = joint_norm(*(block.scale * fine_norm(block) for block in blocks))
     prefix, rest = (CodedBlock(b.codes, b.residuals, divided(b.scale, decoded_norm)) for b in blocks)
     return prefix, rest
+
+
+def joint_norm(prefix: float, rest: float) -> float:
+    """Norm of two blocks together. Not `hypot`, whose last bit is every math library's own."""
+    return math.sqrt(prefix * prefix + rest * rest)
 
 
 def quantize_finely(values: Floats) -> CodedBlock:
