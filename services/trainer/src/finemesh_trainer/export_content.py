@@ -155,7 +155,7 @@ def encode_graph(model: Encoder, *, keep_adapters: bool) -> onnx.ModelProto:
     """The encoder's graph."""
     graph = Graph(exported_weights(model, keep_adapters=keep_adapters))
     width = model.bert.config.hidden_size
-    states = add_bert(graph, model.bert.config, "bert.", with_segments=False)
+    states = add_bert(graph, model.bert.config, "bert.", with_segments=False, first_only=False)
     graph.unit_length(graph.mean_of_tokens(states, "mean_state"), SENTENCE_OUTPUT)
     outputs: dict[str, list[str | int]] = {SENTENCE_OUTPUT: ["batch", width]}
     if model.token_head is not None:
@@ -202,10 +202,9 @@ def common_description(run: Run) -> dict[str, Any]:
 def rerank_graph(model: CrossEncoder, *, keep_adapters: bool) -> onnx.ModelProto:
     """The cross-encoder's graph."""
     graph = Graph(exported_weights(model, keep_adapters=keep_adapters))
-    states = add_bert(graph, model.bert.config, "bert.", with_segments=True)
-    first = graph.node("Gather", [states, graph.constant("zero", np.int64(0))], "first_state", axis=1)
-    logit = graph.linear(first, "score", "logit")
-    graph.node("Squeeze", [logit, graph.constant("last_axis", np.array([-1]))], "score")
+    states = add_bert(graph, model.bert.config, "bert.", with_segments=True, first_only=True)
+    logit = graph.linear(states, "score", "logit")
+    graph.node("Reshape", [logit, graph.constant("flat", np.array([-1]))], "score")
     return graph.model("cross_encoder", ["input_ids", "attention_mask", "token_type_ids"], {"score": ["batch"]})
 
 

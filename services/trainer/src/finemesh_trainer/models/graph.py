@@ -90,10 +90,11 @@ class Graph:
         return helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="finemesh-trainer")
 
 
-def add_bert(graph: Graph, config: BertConfig, prefix: str, with_segments: bool) -> str:
+def add_bert(graph: Graph, config: BertConfig, prefix: str, *, with_segments: bool, first_only: bool) -> str:
     """Adds a BERT whose weights are named `prefix…`; gives the last states [batch, tokens, width].
 
-    Without `with_segments` every token is of segment 0, and the graph needs no `token_type_ids`.
+    Without `with_segments` every token is of segment 0, and the graph needs no `token_type_ids`. With `first_only` the
+    last layer is computed for the first token alone: [batch, 1, width].
     """
     width, heads = config.hidden_size, config.num_attention_heads
     graph.constant("split_heads", np.array([0, 0, heads, width // heads]))
@@ -101,9 +102,17 @@ def add_bert(graph: Graph, config: BertConfig, prefix: str, with_segments: bool)
     graph.constant("sqrt_head_width", np.float32(np.sqrt(width // heads)))
     states = add_embeddings(graph, config, f"{prefix}embeddings", with_segments)
     add_attention_bias(graph)
+    last = config.num_hidden_layers - 1
     for index in range(config.num_hidden_layers):
-        states = add_layer(graph, config, f"{prefix}encoder.layer.{index}", f"layer{index}", states)
+        asking = add_first_token(graph, states) if first_only and index == last else states
+        states = add_layer(graph, config, f"{prefix}encoder.layer.{index}", f"layer{index}", asking, states)
     return states
+
+
+def add_first_token(graph: Graph, states: str) -> str:
+    """The first token's states, [batch, 1, width]."""
+    bounds = {"slice_start": [0], "slice_end": [1], "slice_axis": [1]}
+    return graph.node("Slice", [states, *(graph.constant(n, np.array(v)) for n, v in bounds.items())], "first_states")
 
 
 def add_embeddings(graph: Graph, config: BertConfig, prefix: str, with_segments: bool) -> str:
@@ -128,11 +137,11 @@ def add_attention_bias(graph: Graph) -> None:
     graph.node("Mul", [inverse, graph.constant("masked", np.float32(MASKED))], "attention_bias")
 
 
-def add_layer(graph: Graph, config: BertConfig, prefix: str, name: str, states: str) -> str:
-    """One layer: attention, then the feed-forward part, each added to its input and normalised."""
-    flat = add_attention(graph, f"{prefix}.attention.self", name, states)
+def add_layer(graph: Graph, config: BertConfig, prefix: str, name: str, asking: str, states: str) -> str:
+    """One layer for the tokens in `asking`: attention to all, then the feed-forward part, each added and normalised."""
+    flat = add_attention(graph, f"{prefix}.attention.self", name, asking, states)
     attended = graph.linear(flat, f"{prefix}.attention.output.dense", f"{name}.attended")
-    residual = graph.node("Add", [attended, states], f"{name}.residual")
+    residual = graph.node("Add", [attended, asking], f"{name}.residual")
     states = graph.layer_norm(residual, f"{prefix}.attention.output.LayerNorm", config.layer_norm_eps, f"{name}.normed")
     inner = graph.node("Gelu", [graph.linear(states, f"{prefix}.intermediate.dense", f"{name}.inner")], f"{name}.gelu")
     outer = graph.linear(inner, f"{prefix}.output.dense", f"{name}.outer")
@@ -140,9 +149,9 @@ def add_layer(graph: Graph, config: BertConfig, prefix: str, name: str, states: 
     return graph.layer_norm(residual, f"{prefix}.output.LayerNorm", config.layer_norm_eps, f"{name}.output")
 
 
-def add_attention(graph: Graph, prefix: str, name: str, states: str) -> str:
-    """Multi-head attention, [batch, tokens, width], before its output matrix."""
-    query = add_heads(graph, f"{prefix}.query", f"{name}.query", states, [0, 2, 1, 3])
+def add_attention(graph: Graph, prefix: str, name: str, asking: str, states: str) -> str:
+    """Multi-head attention of `asking` to `states`, [batch, asking, width], before its output matrix."""
+    query = add_heads(graph, f"{prefix}.query", f"{name}.query", asking, [0, 2, 1, 3])
     key = add_heads(graph, f"{prefix}.key", f"{name}.key", states, [0, 2, 3, 1])
     value = add_heads(graph, f"{prefix}.value", f"{name}.value", states, [0, 2, 1, 3])
     scores = graph.node("MatMul", [query, key], f"{name}.scores")
