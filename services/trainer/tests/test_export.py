@@ -19,6 +19,8 @@ from finemesh_trainer.config import Run
 from finemesh_trainer.encode_task import EncodeTask
 from finemesh_trainer.errors import ConfigError, TrainerError
 from finemesh_trainer.export import export, rounded_up
+from finemesh_trainer.models.graph import IR_VERSION, OPSET
+from finemesh_trainer.models.int8 import HALF_STEPS, MAX_WEIGHT_CODE, STEPS, Int8Graph, quantized_matrix
 from finemesh_trainer.rerank_task import RerankTask, load_cross_encoder
 from finemesh_trainer.training import Loop
 
@@ -66,6 +68,47 @@ def test_a_rerank_bundle_gives_the_golden_scores(
     with torch.no_grad():
         again = [model.score_lists([entry["query"]], [[entry["passage"]]]).item() for entry in golden["entries"]]
     assert again == pytest.approx(expected, abs=1e-6)
+
+
+def test_int8_scores_do_not_depend_on_the_batch(base_folder: Path, tmp_path: Path) -> None:
+    folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
+    export(folder, tmp_path / "bundle", int8=True, base_apart=False)
+    golden = read(tmp_path / "bundle", "golden.json")["entries"]
+    alone = np.concatenate([scores(tmp_path / "bundle", [entry]) for entry in golden])
+    np.testing.assert_allclose(scores(tmp_path / "bundle", golden), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("behind_gelu", [False, True])
+def test_int8_products_are_within_their_steps(behind_gelu: bool) -> None:
+    torch.manual_seed(7)
+    linear, inputs = torch.nn.Linear(64, 16), torch.randn(3, 5, 64)
+    inputs[1, 2] *= 50
+    graph = Int8Graph({"linear.weight": linear.weight.detach(), "linear.bias": linear.bias.detach()})
+    states = graph.node("Gelu" if behind_gelu else "Identity", ["inputs"], "states")
+    graph.linear(states, "linear", "outputs")
+    info = [onnx.helper.make_tensor_value_info(name, 1, ["a", "b", "c"]) for name in ("inputs", "outputs")]
+    body = onnx.helper.make_graph(graph.nodes, "g", info[:1], info[1:], list(graph.initializers.values()))
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"inputs": inputs.numpy()})
+    values = torch.nn.functional.gelu(inputs) if behind_gelu else inputs
+    expected = linear(values).detach().numpy()
+    # Half a step of each factor, in the worst case on all 64 products.
+    steps = values.abs().amax(dim=2, keepdim=True).numpy() / HALF_STEPS
+    weights = linear.weight.detach().abs()
+    bound = (steps / 2 * weights.sum(dim=1).numpy()) + (
+        values.abs().sum(dim=2, keepdim=True).numpy() * weights.amax(dim=1).numpy() / MAX_WEIGHT_CODE
+    )
+    assert (np.abs(got - expected) <= bound).all()
+    # The large token does not coarsen the others.
+    assert np.abs(got - expected)[0].max() < 0.1
+
+
+def test_no_sum_of_two_products_exceeds_16_bits() -> None:
+    assert STEPS * MAX_WEIGHT_CODE * 2 < 2**15
+    codes, scales = quantized_matrix(np.array([[1.0, -0.5, 0.004], [0, 0, 0]], dtype=np.float32))
+    assert codes.tolist() == [[90, 0], [-45, 0], [0, 0]]
+    assert scales[0] == pytest.approx(1 / 90)
 
 
 def test_what_the_base_has_is_referred_to(base_folder: Path, tmp_path: Path) -> None:

@@ -35,8 +35,7 @@ import onnxruntime
 from finemesh_trainer.base_apart import refer_to_base
 from finemesh_trainer.card import CARD_FILE
 from finemesh_trainer.errors import ConfigError, TrainerError
-from finemesh_trainer.export_content import Content, Rows
-from finemesh_trainer.int8 import to_int8
+from finemesh_trainer.export_content import Content, GraphKind, Rows
 from finemesh_trainer.models.base import TOKENIZER_FILE, WEIGHTS_FILE
 from finemesh_trainer.runs import load_content
 
@@ -62,12 +61,12 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Expor
     """
     if output.exists():
         raise ConfigError([f"--output: {output} exists already"])
-    content = load_content(folder, keep_adapters=base_apart and not int8)
+    content = load_content(folder, GraphKind(int8=int8, keep_adapters=base_apart and not int8))
     staging = output.with_name(f".{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        write_graph(content, staging, int8=int8, base_apart=base_apart)
+        write_graph(content, staging, base_apart=base_apart)
         exported = check_graph(content, staging, int8=int8)
         write_json(staging / "bundle.json", content.description | {"tolerance": exported.tolerance})
         write_json(staging / "golden.json", {"origin": GOLDEN_ORIGIN, "entries": content.golden})
@@ -79,13 +78,12 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Expor
     return exported
 
 
-def write_graph(content: Content, staging: Path, *, int8: bool, base_apart: bool) -> None:
+def write_graph(content: Content, staging: Path, *, base_apart: bool) -> None:
     """Writes model.onnx, and the base's weights beside it where it refers to them."""
-    graph = to_int8(content.graph) if int8 else content.graph
     if base_apart:
-        refer_to_base(graph, content.base / WEIGHTS_FILE)
+        refer_to_base(content.graph, content.base / WEIGHTS_FILE)
         shutil.copyfile(content.base / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-    onnx.save(graph, staging / "model.onnx")
+    onnx.save(content.graph, staging / "model.onnx")
 
 
 def check_graph(content: Content, staging: Path, *, int8: bool) -> Exported:

@@ -18,6 +18,7 @@ from finemesh_trainer.models.cross_encoder import CrossEncoder, padded
 from finemesh_trainer.models.encoder import Encoder, Vectors
 from finemesh_trainer.models.exact_match import PairIds
 from finemesh_trainer.models.graph import Graph, add_bert
+from finemesh_trainer.models.int8 import Int8Graph
 
 FORMAT = 1
 SCORE_TOLERANCE = 1e-3
@@ -57,6 +58,20 @@ GOLDEN_TEXTS = (
 
 
 @dataclass(frozen=True)
+class GraphKind:
+    """How a model becomes a graph."""
+
+    int8: bool
+    keep_adapters: bool
+    """Adapters stay beside the matrices that they change, to be folded in when the graph is loaded."""
+
+    def start(self, model: nn.Module) -> Graph:
+        """An empty graph over a model's weights."""
+        weights = adapter_state(model) if self.keep_adapters else merged_state(model)
+        return Int8Graph(weights) if self.int8 else Graph(weights)
+
+
+@dataclass(frozen=True)
 class Rows:
     """A padded batch of golden inputs, and the outputs that PyTorch gives; NaN where there is only padding."""
 
@@ -83,14 +98,14 @@ class Content:
     """The largest tolerance that an int8 graph may need."""
 
 
-def rerank_content(model: CrossEncoder, *, keep_adapters: bool) -> Content:
+def rerank_content(model: CrossEncoder, kind: GraphKind) -> Content:
     """The bundle of a cross-encoder."""
     run = model.run
     pairs = [model.encode(query, [passage])[0] for query, passage in GOLDEN_PAIRS]
     scores = [golden_score(model, pair) for pair in pairs]
     return Content(
         base=run.base.folder,
-        graph=rerank_graph(model, keep_adapters=keep_adapters),
+        graph=rerank_graph(model, kind),
         description=rerank_description(run),
         golden=[
             {"query": query, "passage": passage, "token_ids": pair.ids, "segment_ids": pair.segments, "score": score}
@@ -102,7 +117,7 @@ def rerank_content(model: CrossEncoder, *, keep_adapters: bool) -> Content:
     )
 
 
-def encode_content(model: Encoder, *, keep_adapters: bool) -> Content:
+def encode_content(model: Encoder, kind: GraphKind) -> Content:
     """The bundle of an encoder."""
     read = {"query": model.queries, "passage": model.passages}
     texts = [read[task]([text])[0] for task, text in GOLDEN_TEXTS]
@@ -111,7 +126,7 @@ def encode_content(model: Encoder, *, keep_adapters: bool) -> Content:
         vectors = [model(*one) for one in inputs]
     return Content(
         base=model.run.base.folder,
-        graph=encode_graph(model, keep_adapters=keep_adapters),
+        graph=encode_graph(model, kind),
         description=encode_description(model),
         golden=[
             encode_entry(task, text, ids[0].tolist(), one, with_tokens=index == 0)
@@ -151,9 +166,9 @@ def encode_description(model: Encoder) -> dict[str, Any]:
     }
 
 
-def encode_graph(model: Encoder, *, keep_adapters: bool) -> onnx.ModelProto:
+def encode_graph(model: Encoder, kind: GraphKind) -> onnx.ModelProto:
     """The encoder's graph."""
-    graph = Graph(exported_weights(model, keep_adapters=keep_adapters))
+    graph = kind.start(model)
     width = model.bert.config.hidden_size
     states = add_bert(graph, model.bert.config, "bert.", with_segments=False, first_only=False)
     graph.unit_length(graph.mean_of_tokens(states, "mean_state"), SENTENCE_OUTPUT)
@@ -199,18 +214,13 @@ def common_description(run: Run) -> dict[str, Any]:
     }
 
 
-def rerank_graph(model: CrossEncoder, *, keep_adapters: bool) -> onnx.ModelProto:
+def rerank_graph(model: CrossEncoder, kind: GraphKind) -> onnx.ModelProto:
     """The cross-encoder's graph."""
-    graph = Graph(exported_weights(model, keep_adapters=keep_adapters))
+    graph = kind.start(model)
     states = add_bert(graph, model.bert.config, "bert.", with_segments=True, first_only=True)
-    logit = graph.linear(states, "score", "logit")
+    logit = graph.linear(states, "score", "logit", exact=True)
     graph.node("Reshape", [logit, graph.constant("flat", np.array([-1]))], "score")
     return graph.model("cross_encoder", ["input_ids", "attention_mask", "token_type_ids"], {"score": ["batch"]})
-
-
-def exported_weights(model: nn.Module, *, keep_adapters: bool) -> Mapping[str, torch.Tensor]:
-    """With the adapters folded in, or beside the matrices that they change."""
-    return adapter_state(model) if keep_adapters else merged_state(model)
 
 
 def golden_score(model: CrossEncoder, pair: PairIds) -> float:

@@ -9,7 +9,7 @@ from finemesh_trainer.data.examples import Example
 from finemesh_trainer.data.load import load_examples, load_training_examples
 from finemesh_trainer.encode_task import EncodeTask, load_encoder
 from finemesh_trainer.errors import ConfigError
-from finemesh_trainer.export_content import Content, encode_content, rerank_content
+from finemesh_trainer.export_content import Content, GraphKind, encode_content, rerank_content
 from finemesh_trainer.rerank_task import RerankTask, load_cross_encoder
 from finemesh_trainer.training import SETTINGS_FILE, Loop, Outcome, Task, seed_everything
 
@@ -40,7 +40,7 @@ def make_task(run: Run, examples: Sequence[Example], held_out: Sequence[Example]
     return EncodeTask(run, examples, held_out)
 
 
-def load_content(folder: Path, *, keep_adapters: bool) -> Content:
+def load_content(folder: Path, kind: GraphKind) -> Content:
     """What the weights in a run's folder make.
 
     Raises:
@@ -50,5 +50,5 @@ def load_content(folder: Path, *, keep_adapters: bool) -> Content:
     if not path.is_file():
         raise ConfigError([f"{folder}: holds no run: {SETTINGS_FILE} is missing"])
     if json.loads(path.read_text("utf-8"))["task"] == "encode":
-        return encode_content(load_encoder(folder), keep_adapters=keep_adapters)
-    return rerank_content(load_cross_encoder(folder), keep_adapters=keep_adapters)
+        return encode_content(load_encoder(folder), kind)
+    return rerank_content(load_cross_encoder(folder), kind)

@@ -56,8 +56,8 @@ class Graph:
             matrix = self.node("Add", [matrix, difference], f"{output}.adapted")
         return self.node("Transpose", [matrix], f"{output}.transposed", perm=[1, 0])
 
-    def linear(self, inputs: str, prefix: str, output: str) -> str:
-        """A linear layer over the last axis."""
+    def linear(self, inputs: str, prefix: str, output: str, *, exact: bool = False) -> str:
+        """A linear layer over the last axis; `exact` where a quantised graph has to compute in f32 too."""
         product = self.node("MatMul", [inputs, self.matrix(prefix, output)], f"{output}.product")
         return self.node("Add", [product, self.weight(f"{prefix}.bias")], output)
 
@@ -138,20 +138,25 @@ def add_attention_bias(graph: Graph) -> None:
 
 
 def add_layer(graph: Graph, config: BertConfig, prefix: str, name: str, asking: str, states: str) -> str:
-    """One layer for the tokens in `asking`: attention to all, then the feed-forward part, each added and normalised."""
+    """One layer for the tokens in `asking`: attention to all, then the feed-forward part, each added and normalised.
+
+    Where those are not all tokens, they are one: its products cost nothing and are left exact.
+    """
+    exact = asking != states
     flat = add_attention(graph, f"{prefix}.attention.self", name, asking, states)
-    attended = graph.linear(flat, f"{prefix}.attention.output.dense", f"{name}.attended")
+    attended = graph.linear(flat, f"{prefix}.attention.output.dense", f"{name}.attended", exact=exact)
     residual = graph.node("Add", [attended, asking], f"{name}.residual")
     states = graph.layer_norm(residual, f"{prefix}.attention.output.LayerNorm", config.layer_norm_eps, f"{name}.normed")
-    inner = graph.node("Gelu", [graph.linear(states, f"{prefix}.intermediate.dense", f"{name}.inner")], f"{name}.gelu")
-    outer = graph.linear(inner, f"{prefix}.output.dense", f"{name}.outer")
+    inner = graph.linear(states, f"{prefix}.intermediate.dense", f"{name}.inner", exact=exact)
+    inner = graph.node("Gelu", [inner], f"{name}.gelu")
+    outer = graph.linear(inner, f"{prefix}.output.dense", f"{name}.outer", exact=exact)
     residual = graph.node("Add", [outer, states], f"{name}.residual2")
     return graph.layer_norm(residual, f"{prefix}.output.LayerNorm", config.layer_norm_eps, f"{name}.output")
 
 
 def add_attention(graph: Graph, prefix: str, name: str, asking: str, states: str) -> str:
     """Multi-head attention of `asking` to `states`, [batch, asking, width], before its output matrix."""
-    query = add_heads(graph, f"{prefix}.query", f"{name}.query", asking, [0, 2, 1, 3])
+    query = add_heads(graph, f"{prefix}.query", f"{name}.query", asking, [0, 2, 1, 3], exact=asking != states)
     key = add_heads(graph, f"{prefix}.key", f"{name}.key", states, [0, 2, 3, 1])
     value = add_heads(graph, f"{prefix}.value", f"{name}.value", states, [0, 2, 1, 3])
     scores = graph.node("MatMul", [query, key], f"{name}.scores")
@@ -163,8 +168,8 @@ def add_attention(graph: Graph, prefix: str, name: str, asking: str, states: str
     return graph.node("Reshape", [merged, "merge_heads"], f"{name}.flat")
 
 
-def add_heads(graph: Graph, prefix: str, name: str, states: str, permutation: list[int]) -> str:
+def add_heads(graph: Graph, prefix: str, name: str, states: str, permutation: list[int], *, exact: bool = False) -> str:
     """A projection of the states, cut into heads."""
-    projected = graph.linear(states, prefix, f"{name}.linear")
+    projected = graph.linear(states, prefix, f"{name}.linear", exact=exact)
     split = graph.node("Reshape", [projected, "split_heads"], f"{name}.split")
     return graph.node("Transpose", [split], name, perm=permutation)
