@@ -118,6 +118,24 @@ impl Run<'_> {
         Ok(looked_up)
     }
 
+    /// Positions of these passages by document id, then address: the order of equal scores. What cannot be shown comes last.
+    pub(crate) async fn order_by_document_id(
+        self,
+        passages: &[PassageRef],
+    ) -> Result<Vec<usize>, SearchError> {
+        let looked_up = self.fetch(passages, Wanted::Ids).await?;
+        let ids = looked_up.passages.into_iter();
+        let ids: Vec<Option<String>> = ids
+            .map(|passage| passage.map(|passage| passage.document_id))
+            .collect();
+        let mut order: Vec<usize> = (0..passages.len()).collect();
+        order.sort_by_key(|position| {
+            let id = &ids[*position];
+            (id.is_none(), id, passages[*position].address)
+        });
+        Ok(order)
+    }
+
     /// One part behind the other; a part whose answer would be too large is asked for in halves.
     async fn fetch_from<'p>(
         self,

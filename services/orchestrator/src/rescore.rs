@@ -9,7 +9,7 @@
 
 use crate::clients::{Encoded, Scored, Target};
 use crate::complete::ShardAnswer;
-use crate::documents::{PassageRef, Wanted, by_shard};
+use crate::documents::{PassageRef, by_shard};
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
 use crate::fuse::Ranking;
@@ -157,16 +157,11 @@ impl Run<'_> {
             return Ok(());
         }
         let passages: Vec<PassageRef> = ties.clone().map(|place| ranking.passage(place)).collect();
-        let fetched = self.fetch(&passages, Wanted::Ids).await?;
-        let mut places: Vec<(Option<String>, usize)> = fetched
-            .passages
+        let order = self.order_by_document_id(&passages).await?;
+        let places: Vec<usize> = order
             .into_iter()
-            .map(|passage| passage.map(|passage| passage.document_id))
-            .zip(ties.clone())
+            .map(|position| ties.start + position)
             .collect();
-        // What cannot be shown comes last.
-        places.sort_by(|left, right| (left.0.is_none(), left).cmp(&(right.0.is_none(), right)));
-        let places: Vec<usize> = places.into_iter().map(|(_, place)| place).collect();
         ranking.reorder(ties.start, &places);
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! equal scores straddle the cut, their document ids are looked up.
 
 use crate::clients::{Encoded, Found, Reach, Target};
-use crate::documents::{PassageRef, Wanted};
+use crate::documents::PassageRef;
 use crate::error::{CallError, PlaceError, SearchError, Service};
 use crate::funnel::{Run, StageWatch};
 use crate::placement::{DensePlace, Holding};
@@ -15,7 +15,6 @@ use futures::future::{join_all, try_join_all};
 use search_core::{
     Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
 };
-use std::cmp::Ordering;
 use tracing::Instrument;
 
 /// What the retrievers found.
@@ -339,28 +338,11 @@ impl<'a> Run<'a> {
         passages: Vec<ScoredPassage>,
     ) -> Result<Vec<ScoredPassage>, SearchError> {
         let refs: Vec<PassageRef> = passages.iter().map(|passage| passage.passage).collect();
-        let fetched = self.fetch(&refs, Wanted::Ids).await?;
-        let mut keyed: Vec<_> = fetched.passages.into_iter().zip(passages).collect();
-        keyed.sort_by(
-            |(left, left_passage), (right, right_passage)| match (left, right) {
-                (Some(left), Some(right)) => {
-                    let by_id = left.document_id.cmp(&right.document_id);
-                    by_id.then(
-                        left_passage
-                            .passage
-                            .address
-                            .cmp(&right_passage.passage.address),
-                    )
-                }
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => left_passage
-                    .passage
-                    .address
-                    .cmp(&right_passage.passage.address),
-            },
-        );
-        Ok(keyed.into_iter().map(|(_, passage)| passage).collect())
+        let order = self.order_by_document_id(&refs).await?;
+        Ok(order
+            .into_iter()
+            .map(|position| passages[position])
+            .collect())
     }
 }
 
