@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from finemesh_trainer.arguments import add_config
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds `train` and `export`."""
@@ -13,10 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Arguments of `train`."""
     parser.add_argument("model", choices=("encoder", "cross-encoder"))
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run's TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value in place of the file's, as in TOML"
-    )
+    add_config(parser, "the run's TOML file")
     parser.set_defaults(run=run_train)
 
 

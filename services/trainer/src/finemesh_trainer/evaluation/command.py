@@ -2,11 +2,11 @@
 
 import argparse
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from finemesh_trainer.arguments import add_config
 from finemesh_trainer.errors import ConfigError
 from finemesh_trainer.evaluation.compare import Comparison, compare
 from finemesh_trainer.evaluation.measure import Measurement, MeasurementError, measure
@@ -18,10 +18,7 @@ from finemesh_trainer.files import file_hash
 def add_parser(subparsers: Any) -> None:
     """Adds `evaluate` to the command line."""
     parser = subparsers.add_parser("evaluate", help="measure pipelines with a model against the one without it")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="sets and contenders (TOML)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value in place of the file's, as in TOML"
-    )
+    add_config(parser, "sets and contenders (TOML)")
     parser.set_defaults(run=run)
 
 

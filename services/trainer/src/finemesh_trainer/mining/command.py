@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from finemesh_trainer.arguments import add_config
 from finemesh_trainer.data.examples import Example, read_examples
 from finemesh_trainer.mesh import MeshError, QueryRefused, SearchClient, Snapshot
 from finemesh_trainer.mining.output import MiningFolder, describe_run
@@ -25,10 +26,7 @@ BATCH_QUERIES = 64
 def add_parser(subparsers: Any) -> None:
     """Adds `mine` to the command line."""
     parser = subparsers.add_parser("mine", help="mine hard negatives through a running mesh")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what to mine, and how (TOML)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a value in place of the file's, as in TOML"
-    )
+    add_config(parser, "what to mine, and how (TOML)")
     parser.set_defaults(run=run)
 
 
