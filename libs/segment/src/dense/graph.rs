@@ -5,6 +5,7 @@
 //! bits on either way. Which neighbours it finds depends on the build: a few per cent are missed.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,6 +22,9 @@ const CONNECTIVITY: usize = 16;
 const EXPANSION_BUILD: usize = 128;
 /// Rows that a build thread takes at a time.
 const BUILD_ROWS: usize = 256;
+/// Rows that one thread adds before the others join it: nodes that are added at once don't see each other, and in
+/// a graph that is almost empty they would stay without edges between them.
+const SEED_ROWS: usize = 1024;
 /// Searches of one graph at the same time; usearch refuses more. Memory is taken by those that happen.
 pub const MAX_CONCURRENT_SEARCHES: usize = 256;
 
@@ -50,23 +54,29 @@ impl Graph {
         index
             .reserve_capacity_and_threads(rows, threads)
             .map_err(engine)?;
-        let next = AtomicUsize::new(0);
-        let add_rows = || -> Result<(), SegmentError> {
+        let add_rows = |rows: Range<usize>| -> Result<(), SegmentError> {
+            for row in rows {
+                let (prefix, rest, scales) = part.row(row);
+                index
+                    .add(row as u64, &layout.pack_row(prefix, rest, scales))
+                    .map_err(engine)?;
+            }
+            Ok(())
+        };
+        let seeded = rows.min(SEED_ROWS);
+        add_rows(0..seeded)?;
+        let next = AtomicUsize::new(seeded);
+        let add_blocks = || -> Result<(), SegmentError> {
             loop {
                 let first = next.fetch_add(BUILD_ROWS, Ordering::Relaxed);
                 if first >= rows {
                     return Ok(());
                 }
-                for row in first..rows.min(first + BUILD_ROWS) {
-                    let (prefix, rest, scales) = part.row(row);
-                    index
-                        .add(row as u64, &layout.pack_row(prefix, rest, scales))
-                        .map_err(engine)?;
-                }
+                add_rows(first..rows.min(first + BUILD_ROWS))?;
             }
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(add_rows)).collect();
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(add_blocks)).collect();
             workers.into_iter().try_for_each(|worker| {
                 worker.join().unwrap_or_else(|_| {
                     Err(SegmentError::invalid(
