@@ -30,6 +30,11 @@ pub mod finemesh {
             tonic::include_proto!("finemesh.index.v1");
         }
     }
+    pub mod rerank {
+        pub mod v1 {
+            tonic::include_proto!("finemesh.rerank.v1");
+        }
+    }
     pub mod search {
         pub mod v1 {
             tonic::include_proto!("finemesh.search.v1");

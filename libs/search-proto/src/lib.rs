@@ -11,6 +11,7 @@ pub use generated::finemesh::common::v1 as common;
 pub use generated::finemesh::dense::v1 as dense;
 pub use generated::finemesh::encoder::v1 as encoder;
 pub use generated::finemesh::index::v1 as index;
+pub use generated::finemesh::rerank::v1 as rerank;
 pub use generated::finemesh::search::v1 as search;
 pub use generated::finemesh::sparse::v1 as sparse;
 
