@@ -48,6 +48,10 @@ pub enum StageReason {
     Size,
     /// The collection was built without what the stage reads.
     NotIndexed,
+    /// The mesh has no service for the stage.
+    NotConfigured,
+    /// The service failed, or gave an answer that breaks the contract.
+    Fault,
 }
 
 /// What one stage did for one answer.

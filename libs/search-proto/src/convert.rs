@@ -385,6 +385,8 @@ const fn reason_to_wire(reason: StageReason) -> search::StageReason {
         StageReason::Depth => search::StageReason::Depth,
         StageReason::Size => search::StageReason::Size,
         StageReason::NotIndexed => search::StageReason::NotIndexed,
+        StageReason::NotConfigured => search::StageReason::NotConfigured,
+        StageReason::Fault => search::StageReason::Fault,
     }
 }
 
@@ -592,6 +594,8 @@ mod tests {
             R::Depth,
             R::Size,
             R::NotIndexed,
+            R::NotConfigured,
+            R::Fault,
         ] {
             let report = wire(StageStatus::Partial, Some(reason));
             assert_eq!(format!("{:?}", report.reason()), format!("{reason:?}"));

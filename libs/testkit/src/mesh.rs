@@ -161,6 +161,7 @@ impl Mesh {
             encoder: vec![encoder.channel()],
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
+            cross_encoder: Vec::new(),
         };
         let orchestrator_config = validated(|problems| {
             let raw = options.orchestrator.clone();

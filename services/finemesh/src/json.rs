@@ -1,6 +1,8 @@
 //! The stable JSON of `--json`; documented in the README.
 
-use search_proto::search::{Hit, SearchResponse, StageReason, StageReport, StageStatus};
+use search_proto::search::{
+    Hit, ScoreTrail, SearchResponse, StageReason, StageReport, StageStatus,
+};
 use serde_json::{Value, json};
 
 /// `{"hits": […], "stages": […], "degraded": …, "snapshot": …, "wall_us": …, "pipeline": …}`
@@ -16,21 +18,7 @@ pub(crate) fn search_answer(response: &SearchResponse) -> Value {
 }
 
 fn hit(hit: &Hit) -> Value {
-    let trail: Vec<Value> = hit
-        .trail
-        .iter()
-        .map(|step| {
-            json!({
-                "stage": step.stage,
-                "raw": step.raw,
-                "rank": step.rank,
-                "normalized": step.normalized,
-                "weight": step.weight,
-                "contribution": step.contribution,
-                "completed": step.completed,
-            })
-        })
-        .collect();
+    let trail: Vec<Value> = hit.trail.iter().map(trail_step).collect();
     json!({
         "id": hit.id,
         "score": hit.score,
@@ -40,6 +28,26 @@ fn hit(hit: &Hit) -> Value {
         "metadata": metadata(&hit.metadata_json),
         "trail": trail,
     })
+}
+
+fn trail_step(step: &ScoreTrail) -> Value {
+    let mut object = json!({
+        "stage": step.stage,
+        "raw": step.raw,
+        "rank": step.rank,
+        "normalized": step.normalized,
+        "weight": step.weight,
+        "contribution": step.contribution,
+        "completed": step.completed,
+    });
+    if let Some(reading) = &step.reading {
+        object["reading"] = json!({
+            "calibrated": reading.calibrated,
+            "tokens": reading.tokens,
+            "batch": reading.batch,
+        });
+    }
+    object
 }
 
 /// The server stores metadata as JSON; what is not JSON is passed on as a string rather than lost.
@@ -91,5 +99,7 @@ pub(crate) fn reason_name(reason: StageReason) -> Option<&'static str> {
         StageReason::Depth => Some("depth"),
         StageReason::Size => Some("size"),
         StageReason::NotIndexed => Some("not_indexed"),
+        StageReason::NotConfigured => Some("not_configured"),
+        StageReason::Fault => Some("fault"),
     }
 }

@@ -96,6 +96,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         sparse: vec![pipe("sparse-retriever", &stages)],
         dense: vec![pipe("dense-retriever", &stages)],
         encoder: encoder.iter().map(|_| pipe("encoder", &stages)).collect(),
+        cross_encoder: Vec::new(),
     };
     let orchestrator = orchestrator::App::start(config.orchestrator.clone(), peers);
     orchestrator.poke().await;
@@ -164,5 +165,6 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         encoder: channels(&config.encoder)?,
         sparse: channels(&config.sparse_retriever)?,
         dense: channels(&config.dense_retriever)?,
+        cross_encoder: Vec::new(),
     })
 }

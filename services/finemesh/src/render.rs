@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use console::style;
-use search_proto::search::{Hit, SearchResponse, StageReport, StageStatus};
+use search_proto::search::{Hit, Reading, SearchResponse, StageReport, StageStatus};
 
 use crate::json::{reason_name, status_name};
 use crate::output::printable;
@@ -78,13 +78,21 @@ fn trail(hit: &Hit) -> String {
     let mut text = String::new();
     for step in &hit.trail {
         let completed = if step.completed { ", completed" } else { "" };
+        let reading = step.reading.as_ref().map_or_else(String::new, reading);
         let _ = write!(
             text,
-            "\n  {:<7} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}",
+            "\n  {:<7} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}{reading}",
             step.stage, step.raw, step.rank, step.normalized, step.weight, step.contribution
         );
     }
     text
+}
+
+fn reading(reading: &Reading) -> String {
+    format!(
+        ", calibrated {:.4}, {} tokens in batch {}",
+        reading.calibrated, reading.tokens, reading.batch
+    )
 }
 
 /// One line per stage: when it ran, how long it waited and computed, what came out.

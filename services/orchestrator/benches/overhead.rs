@@ -214,6 +214,7 @@ async fn mesh() -> SearchServiceClient<MeshChannel> {
         encoder: vec![serve(encoder).await],
         sparse: vec![serve(sparse).await],
         dense: vec![serve(dense).await],
+        cross_encoder: Vec::new(),
     };
     let app = App::start(Config::default(), peers);
     let mut orchestrator = builder();

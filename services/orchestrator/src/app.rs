@@ -48,6 +48,11 @@ impl App {
         &self.pipelines
     }
 
+    /// Whether there is a service that reranks. Pipelines that do are answered without where there is none, but not offered.
+    pub(crate) fn can_rerank(&self) -> bool {
+        !self.mesh.cross_encoder.is_empty()
+    }
+
     pub(crate) fn view(&self) -> Arc<View> {
         self.mesh.view()
     }

@@ -1,5 +1,9 @@
 //! The calls to the stages: generated clients inside, domain types outside, and no trust in what a peer answers.
 
+mod reranker;
+
+pub(crate) use reranker::{ReadPassage, RerankerClient, Reranking};
+
 use crate::error::{CallError, Service};
 use search_core::{
     Address, Candidate, Deadline, ErrorKind, FieldError, Filter, RefusedCollection, Score,
@@ -145,15 +149,17 @@ impl Peer {
     }
 
     fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, CallError> {
-        answer
-            .map(Response::into_inner)
-            .map_err(|status| CallError {
-                service: self.service,
-                replica: self.name.clone(),
-                kind: kind_of(&status),
-                message: status.message().to_owned(),
-                fields: fields_of(&status),
-            })
+        self.message(answer.map(Response::into_inner))
+    }
+
+    fn message<T>(&self, message: Result<T, Status>) -> Result<T, CallError> {
+        message.map_err(|status| CallError {
+            service: self.service,
+            replica: self.name.clone(),
+            kind: kind_of(&status),
+            message: status.message().to_owned(),
+            fields: fields_of(&status),
+        })
     }
 
     fn described(

@@ -1,8 +1,8 @@
 //! Settings of the orchestrator: its pipelines, and how often it asks who holds what.
 
 use crate::plan::{
-    DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, Leg, MAX_DEPTH, MethodName, Pipeline, Pipelines,
-    Rescore, Retrieve, Stage,
+    DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, HeadPart, Leg, MAX_DEPTH, MethodName, Pipeline,
+    Pipelines, Retrieve, Stage,
 };
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
@@ -20,6 +20,10 @@ pub(crate) const RANK_CONSTANTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 const DEFAULT_RESCORE_WINDOW: u32 = 100;
 /// Its weight: as much as all before it.
 const DEFAULT_RESCORE_WEIGHT: f64 = 0.5;
+/// Documents that a cross-encoder reads where nothing else is said: what two cores read in the time of one answer.
+const DEFAULT_RERANK_WINDOW: u32 = 20;
+/// Its weight: what the earlier stages knew counts for more.
+const DEFAULT_RERANK_WEIGHT: f64 = 0.3;
 /// Most documents that a later stage scores: more is no head.
 const MAX_WINDOW: u32 = 1000;
 /// Longest interval between two looks at the replicas.
@@ -33,7 +37,7 @@ pub struct RawConfig {
     pub default_pipeline: String,
     /// Milliseconds between two looks at what the replicas hold.
     pub describe_interval_ms: u64,
-    /// Pipelines by name. `sparse`, `dense` and `hybrid` are built in and can be changed.
+    /// Pipelines by name. `sparse`, `dense`, `hybrid` and `full` are built in and can be changed.
     pub pipelines: BTreeMap<String, RawPipeline>,
 }
 
@@ -49,6 +53,8 @@ pub struct RawPipeline {
     pub fusion: RawFusion,
     /// How the head is scored by the vectors of a second encoder; none: it is not.
     pub rescore: Option<RawRescore>,
+    /// How the head is read by a cross-encoder; none: it is not.
+    pub rerank: Option<RawRerank>,
 }
 
 /// How the head is scored again.
@@ -56,6 +62,16 @@ pub struct RawPipeline {
 #[serde(default, deny_unknown_fields)]
 pub struct RawRescore {
     /// Documents that are scored, the first ones.
+    pub window: u32,
+    /// Weight of the new score, more than 0; the earlier one has the rest of 1.
+    pub weight: f64,
+}
+
+/// How the head is read together with the query.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRerank {
+    /// Documents that are read, the first ones.
     pub window: u32,
     /// Weight of the new score, more than 0; the earlier one has the rest of 1.
     pub weight: f64,
@@ -99,20 +115,23 @@ pub enum RawMethod {
 
 impl Default for RawConfig {
     fn default() -> Self {
+        let both = vec![RawStage::Sparse, RawStage::Dense];
         let built_in = [
-            ("sparse", vec![RawStage::Sparse]),
-            ("dense", vec![RawStage::Dense]),
-            ("hybrid", vec![RawStage::Sparse, RawStage::Dense]),
+            ("sparse", vec![RawStage::Sparse], None),
+            ("dense", vec![RawStage::Dense], None),
+            ("hybrid", both.clone(), None),
+            ("full", both, Some(RawRerank::default())),
         ];
-        let pipeline = |stages| RawPipeline {
+        let pipeline = |stages, rerank| RawPipeline {
             stages,
+            rerank,
             ..RawPipeline::default()
         };
         Self {
             default_pipeline: "hybrid".to_owned(),
             describe_interval_ms: DEFAULT_DESCRIBE_INTERVAL_MS,
             pipelines: built_in
-                .map(|(name, stages)| (name.to_owned(), pipeline(stages)))
+                .map(|(name, stages, rerank)| (name.to_owned(), pipeline(stages, rerank)))
                 .into(),
         }
     }
@@ -125,6 +144,7 @@ impl Default for RawPipeline {
             retrieve_depth: DEFAULT_RETRIEVE_DEPTH,
             fusion: RawFusion::default(),
             rescore: None,
+            rerank: None,
         }
     }
 }
@@ -134,6 +154,15 @@ impl Default for RawRescore {
         Self {
             window: DEFAULT_RESCORE_WINDOW,
             weight: DEFAULT_RESCORE_WEIGHT,
+        }
+    }
+}
+
+impl Default for RawRerank {
+    fn default() -> Self {
+        Self {
+            window: DEFAULT_RERANK_WINDOW,
+            weight: DEFAULT_RERANK_WEIGHT,
         }
     }
 }
@@ -220,8 +249,19 @@ impl RawPipeline {
             format!("{path}.fusion.rank_constant"),
             || "must be 1 to 10000",
         );
-        if let Some(rescore) = &self.rescore {
-            rescore.check(&format!("{path}.rescore"), self.retrieve_depth, problems);
+        self.check_windows(path, problems);
+    }
+
+    /// No stage is given more than the one before it.
+    fn check_windows(&self, path: &str, problems: &mut Problems) {
+        let mut most = MAX_WINDOW.min(self.retrieve_depth);
+        if let Some(rescore) = self.rescore {
+            let part = rescore.build();
+            check_part(part, most, &format!("{path}.rescore"), problems);
+            most = most.min(part.window);
+        }
+        if let Some(rerank) = self.rerank {
+            check_part(rerank.build(), most, &format!("{path}.rerank"), problems);
         }
     }
 
@@ -229,6 +269,7 @@ impl RawPipeline {
         let legs: Vec<Leg> = self.stages.iter().map(|stage| stage.leg()).collect();
         let fuse = (legs.len() > 1).then(|| Stage::Fuse(self.fusion.build()));
         let rescore = self.rescore.map(|raw| Stage::Rescore(raw.build()));
+        let rerank = self.rerank.map(|raw| Stage::Rerank(raw.build()));
         let retrieve = Stage::Retrieve(Retrieve {
             legs,
             depth: self.retrieve_depth,
@@ -238,6 +279,7 @@ impl RawPipeline {
             stages: std::iter::once(retrieve)
                 .chain(fuse)
                 .chain(rescore)
+                .chain(rerank)
                 .collect(),
         }
     }
@@ -252,23 +294,32 @@ impl RawStage {
     }
 }
 
-impl RawRescore {
-    fn check(self, path: &str, retrieve_depth: u32, problems: &mut Problems) {
-        let windows = 1..=MAX_WINDOW.min(retrieve_depth);
-        problems.require(
-            windows.contains(&self.window),
-            format!("{path}.window"),
-            || format!("must be 1 to {MAX_WINDOW}, and no more than retrieve_depth"),
-        );
-        problems.require(
-            self.weight > 0.0 && self.weight <= 1.0,
-            format!("{path}.weight"),
-            || "must be more than 0 and at most 1",
-        );
-    }
+/// `most`: documents that the stage can be given.
+fn check_part(part: HeadPart, most: u32, path: &str, problems: &mut Problems) {
+    problems.require(
+        part.window >= 1 && part.window <= most,
+        format!("{path}.window"),
+        || format!("must be 1 to {MAX_WINDOW}, and no more than the stage before it gives on"),
+    );
+    problems.require(
+        part.weight > 0.0 && part.weight <= 1.0,
+        format!("{path}.weight"),
+        || "must be more than 0 and at most 1",
+    );
+}
 
-    const fn build(self) -> Rescore {
-        Rescore {
+impl RawRescore {
+    const fn build(self) -> HeadPart {
+        HeadPart {
+            window: self.window,
+            weight: self.weight,
+        }
+    }
+}
+
+impl RawRerank {
+    const fn build(self) -> HeadPart {
+        HeadPart {
             window: self.window,
             weight: self.weight,
         }
@@ -333,6 +384,10 @@ mod tests {
                 window: 1001,
                 weight: f64::NAN,
             }),
+            rerank: Some(RawRerank {
+                window: 0,
+                weight: 1.1,
+            }),
         };
         let deep = RawPipeline {
             stages: vec![RawStage::Sparse],
@@ -340,6 +395,10 @@ mod tests {
             rescore: Some(RawRescore {
                 window: 11,
                 weight: 0.0,
+            }),
+            rerank: Some(RawRerank {
+                window: 12,
+                weight: 0.3,
             }),
             ..RawPipeline::default()
         };
@@ -350,12 +409,15 @@ mod tests {
             "orchestrator.default_pipeline",
             "orchestrator.pipelines.deep.rescore.window",
             "orchestrator.pipelines.deep.rescore.weight",
+            "orchestrator.pipelines.deep.rerank.window",
             "orchestrator.pipelines.wrong.stages",
             "orchestrator.pipelines.wrong.retrieve_depth",
             "orchestrator.pipelines.wrong.fusion.alpha",
             "orchestrator.pipelines.wrong.fusion.rank_constant",
             "orchestrator.pipelines.wrong.rescore.window",
             "orchestrator.pipelines.wrong.rescore.weight",
+            "orchestrator.pipelines.wrong.rerank.window",
+            "orchestrator.pipelines.wrong.rerank.weight",
         ];
         assert_eq!(problems_of(raw), expected);
     }

@@ -86,6 +86,9 @@ impl SearchError {
             (_, ErrorKind::DeadlineExceeded) => StageReason::Deadline,
             (_, ErrorKind::ResourceExhausted) => StageReason::Overloaded,
             (_, ErrorKind::Unavailable) => StageReason::Unavailable,
+            (Self::Call(error), kind) if error.service == Service::CrossEncoder => {
+                reason_of_reranker(kind)
+            }
             (_, ErrorKind::DataLoss) => StageReason::DamagedSegment,
             // It serves other bundles than it did a moment ago.
             (Self::Call(error), ErrorKind::FailedPrecondition)
@@ -99,12 +102,21 @@ impl SearchError {
     }
 }
 
+/// It holds neither shards nor snapshots.
+fn reason_of_reranker(kind: ErrorKind) -> StageReason {
+    match kind {
+        ErrorKind::FailedPrecondition => StageReason::ModelMismatch,
+        _ => StageReason::Fault,
+    }
+}
+
 /// A service that the orchestrator calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     Encoder,
     SparseRetriever,
     DenseRetriever,
+    CrossEncoder,
 }
 
 impl Service {
@@ -113,6 +125,7 @@ impl Service {
             Self::Encoder => "encoder",
             Self::SparseRetriever => "sparse-retriever",
             Self::DenseRetriever => "dense-retriever",
+            Self::CrossEncoder => "cross-encoder",
         }
     }
 

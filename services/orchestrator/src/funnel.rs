@@ -1,15 +1,16 @@
 //! The way of a query through the stages, and what each of them reports.
 
-use crate::clients::{Target, Timing};
+use crate::clients::{Passage, Target, Timing};
 use crate::error::SearchError;
-use crate::fuse::Ranking;
 use crate::peers::Mesh;
 use crate::placement::Placement;
 use crate::plan::Plan;
+use crate::ranking::Ranking;
+use search_core::Address;
 use search_core::micros;
 use search_core::{Deadline, SnapshotId, StageReason, StageReport, StageStatus};
 use service_kit::now;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 /// An answer.
@@ -32,7 +33,7 @@ impl Answer {
 pub(crate) struct Hit {
     pub(crate) address: u64,
     pub(crate) score: f64,
-    pub(crate) passage: crate::clients::Passage,
+    pub(crate) passage: Passage,
     /// Empty unless asked for.
     pub(crate) trail: Vec<TrailEntry>,
 }
@@ -47,6 +48,19 @@ pub(crate) struct TrailEntry {
     pub(crate) weight: f64,
     pub(crate) contribution: f64,
     pub(crate) completed: bool,
+    /// Of the stage that reads passages.
+    pub(crate) reading: Option<Reading>,
+}
+
+/// How a passage was read together with the query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// The calibrated score, 0 to 1.
+    pub(crate) calibrated: f32,
+    /// Tokens of query and passage together.
+    pub(crate) tokens: u32,
+    /// The batch, counted from 0 within the call.
+    pub(crate) batch: u32,
 }
 
 /// One plan running on one snapshot. Each stage is a method, in the room of its name.
@@ -63,16 +77,21 @@ pub(crate) struct Ranked {
     pub(crate) ranking: Ranking,
     /// No document can be an answer but those of the ranking.
     pub(crate) is_exhaustive: bool,
+    /// Passages of the head that were fetched to be read; those of the page need not be fetched again.
+    pub(crate) texts: HashMap<Address, Passage>,
     pub(crate) reports: Vec<StageReport>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
-        let ranked = match self.plan.rescore {
+        let mut ranked = match self.plan.rescore {
             Some(rescore) => self.rank_and_rescore(rescore).await?,
             None => self.rank().await?,
         };
-        let responded = self.respond(ranked.ranking, ranked.is_exhaustive).await?;
+        if let Some(rerank) = self.plan.rerank {
+            self.rerank(rerank, &mut ranked).await;
+        }
+        let responded = self.respond(&ranked).await?;
         Ok(Answer {
             hits: responded.hits,
             stages: [ranked.reports, responded.reports].concat(),
@@ -92,6 +111,7 @@ impl<'a> Run<'a> {
         Ok(Ranked {
             ranking: fused.ranking,
             is_exhaustive,
+            texts: HashMap::new(),
             reports: [retrieved.reports, completed.reports, fused.reports].concat(),
         })
     }

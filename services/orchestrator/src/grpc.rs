@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::config::RANK_CONSTANTS;
 use crate::error::SearchError;
-use crate::funnel::{Answer, Hit, TrailEntry};
+use crate::funnel::{Answer, Hit, Reading, TrailEntry};
 use crate::plan::{FusionOverride, MethodName, Pipeline, Request};
 use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
 use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
@@ -72,6 +72,7 @@ impl SearchService for SearchHandler {
                 .pipelines()
                 .by_name
                 .values()
+                .filter(|pipeline| self.app.can_rerank() || pipeline.rerank().is_none())
                 .map(|pipeline| pipeline_info(pipeline))
                 .collect(),
             default_pipeline: self.app.pipelines().default.clone(),
@@ -203,6 +204,15 @@ fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
         weight: entry.weight,
         contribution: entry.contribution,
         completed: entry.completed,
+        reading: entry.reading.map(write_reading),
+    }
+}
+
+fn write_reading(reading: Reading) -> search::Reading {
+    search::Reading {
+        calibrated: f64::from(reading.calibrated),
+        tokens: reading.tokens,
+        batch: reading.batch,
     }
 }
 

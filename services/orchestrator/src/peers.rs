@@ -1,6 +1,6 @@
 //! The replicas of each stage: asked again and again what they hold, and picked in turn.
 
-use crate::clients::{DenseClient, Described, EncoderClient, SparseClient};
+use crate::clients::{DenseClient, Described, EncoderClient, RerankerClient, SparseClient};
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View, Wants};
 use futures::future::join_all;
@@ -27,6 +27,8 @@ pub struct Peers {
     pub sparse: Vec<MeshChannel>,
     /// Dense retrievers. May be empty where no pipeline needs vectors.
     pub dense: Vec<MeshChannel>,
+    /// Cross-encoders, or other services that rerank. Where there is none, pipelines that rerank are answered without.
+    pub cross_encoder: Vec<MeshChannel>,
 }
 
 /// Replicas of one service, picked in turn.
@@ -71,6 +73,15 @@ impl<C> Replicas<C> {
             }
             answer => answer,
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// All of them, where what they hold is of no matter.
+    pub(crate) fn everyone(&self) -> Vec<usize> {
+        (0..self.clients.len()).collect()
     }
 
     fn nth(&self, holders: &[usize], turn: usize) -> Option<&C> {
@@ -156,6 +167,7 @@ pub(crate) struct Mesh {
     pub(crate) encoder: Replicas<EncoderClient>,
     pub(crate) sparse: Replicas<SparseClient>,
     pub(crate) dense: Replicas<DenseClient>,
+    pub(crate) cross_encoder: Replicas<RerankerClient>,
     view: watch::Sender<Arc<View>>,
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
@@ -178,6 +190,11 @@ impl Mesh {
             encoder: Replicas::new(Service::Encoder, peers.encoder, EncoderClient::new),
             sparse: Replicas::new(Service::SparseRetriever, peers.sparse, SparseClient::new),
             dense: Replicas::new(Service::DenseRetriever, peers.dense, DenseClient::new),
+            cross_encoder: Replicas::new(
+                Service::CrossEncoder,
+                peers.cross_encoder,
+                RerankerClient::new,
+            ),
             view: watch::Sender::new(Arc::new(view)),
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),
@@ -226,10 +243,6 @@ impl Mesh {
         let serving = serving.filter(|(_, bundles)| serves(bundles));
         let serving: Vec<usize> = serving.map(|(position, _)| position).collect();
         (!serving.is_empty()).then_some(serving)
-    }
-
-    pub(crate) fn all_encoders(&self) -> Vec<usize> {
-        (0..self.encoder.clients.len()).collect()
     }
 
     /// Whether stored documents could be reached once.

@@ -46,7 +46,9 @@ pub(crate) enum Stage {
     /// The legs' scores become one.
     Fuse(Fusion),
     /// The head is scored by the vectors of a second encoder.
-    Rescore(Rescore),
+    Rescore(HeadPart),
+    /// The head is read by a cross-encoder.
+    Rerank(HeadPart),
 }
 
 /// The first stage.
@@ -77,7 +79,7 @@ impl Fusion {
 
 /// A later stage's part in the scores of the head.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Rescore {
+pub(crate) struct HeadPart {
     /// Documents that it scores: the first ones.
     pub(crate) window: u32,
     /// Its weight, more than 0; 1 replaces the earlier score.
@@ -95,21 +97,28 @@ impl Pipeline {
     pub(crate) fn retrieve(&self) -> Option<&Retrieve> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Retrieve(retrieve) => Some(retrieve),
-            Stage::Fuse(_) | Stage::Rescore(_) => None,
+            Stage::Fuse(_) | Stage::Rescore(_) | Stage::Rerank(_) => None,
         })
     }
 
     fn fusion(&self) -> Option<Fusion> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Fuse(fusion) => Some(*fusion),
-            Stage::Retrieve(_) | Stage::Rescore(_) => None,
+            Stage::Retrieve(_) | Stage::Rescore(_) | Stage::Rerank(_) => None,
         })
     }
 
-    fn rescore(&self) -> Option<Rescore> {
+    fn rescore(&self) -> Option<HeadPart> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Rescore(rescore) => Some(*rescore),
-            Stage::Retrieve(_) | Stage::Fuse(_) => None,
+            Stage::Retrieve(_) | Stage::Fuse(_) | Stage::Rerank(_) => None,
+        })
+    }
+
+    pub(crate) fn rerank(&self) -> Option<HeadPart> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Rerank(rerank) => Some(*rerank),
+            Stage::Retrieve(_) | Stage::Fuse(_) | Stage::Rescore(_) => None,
         })
     }
 
@@ -136,6 +145,7 @@ impl Pipeline {
             names.extend(["complete", "fuse"]);
         }
         names.extend(rescores.then_some("rescore"));
+        names.extend(self.rerank().map(|_| "rerank"));
         names.push("fetch");
         names
     }
@@ -244,8 +254,10 @@ pub(crate) struct Plan {
     pub(crate) depth: usize,
     /// None: the scores of the one leg are the answer's.
     pub(crate) fusion: Option<Fusion>,
-    /// None: nothing is scored again.
-    pub(crate) rescore: Option<Rescore>,
+    /// None: nothing is scored again by vectors.
+    pub(crate) rescore: Option<HeadPart>,
+    /// None: nothing is read by a cross-encoder.
+    pub(crate) rerank: Option<HeadPart>,
 }
 
 impl Plan {
@@ -259,6 +271,7 @@ impl Plan {
         Ok(Self {
             legs: pipeline.legs().to_vec(),
             rescore: pipeline.rescore(),
+            rerank: pipeline.rerank(),
             depth: depth.min(MAX_DEPTH as usize),
             fusion,
             pipeline,

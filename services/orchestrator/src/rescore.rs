@@ -9,15 +9,15 @@
 
 use crate::clients::{Encoded, Scored, Target};
 use crate::complete::ShardAnswer;
-use crate::documents::{PassageRef, by_shard};
+use crate::documents::by_shard;
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
-use crate::fuse::Ranking;
 use crate::placement::{DensePlace, Holding};
-use crate::plan::Rescore;
+use crate::plan::HeadPart;
+use crate::ranking::{LaterScores, Ranking};
 use futures::future::{Either, join_all, ready, select};
 use search_core::{Address, Deadline, StageReason, StageReport, StageStatus};
-use service_kit::now;
+use std::collections::HashMap;
 use std::pin::pin;
 use tracing::Instrument;
 
@@ -56,7 +56,7 @@ struct Head<'a> {
 
 impl Run<'_> {
     /// [`Run::rank`], and then the head scored again.
-    pub(crate) async fn rank_and_rescore(self, rescore: Rescore) -> Result<Ranked, SearchError> {
+    pub(crate) async fn rank_and_rescore(self, rescore: HeadPart) -> Result<Ranked, SearchError> {
         let encode_watch = self.begin(ENCODE_STAGE);
         let encoding = pin!(self.encode_for_rescoring());
         let ranking = pin!(self.rank());
@@ -65,7 +65,7 @@ impl Run<'_> {
             Either::Right((query, ranking)) => (ranking.await?, Either::Right(ready(query))),
         };
         let mut watch = self.begin(STAGE);
-        let deadline = self.rescore_deadline();
+        let deadline = self.part_of_time_left(|left| left / 2);
         let query = within(deadline, async { Ok(encoding.await) }).await;
         let query = query.unwrap_or_else(|_| RescoreQuery::abandoned(encode_watch));
         match &query.encoded {
@@ -122,12 +122,6 @@ impl Run<'_> {
         }
     }
 
-    fn rescore_deadline(self) -> Option<Deadline> {
-        let (deadline, now) = (self.plan.request.deadline?, now());
-        let left = deadline.remaining(now).unwrap_or_default();
-        Deadline::after(now, left / 2)
-    }
-
     async fn rescore_head(self, head: Head<'_>, ranking: &mut Ranking, watch: &mut StageWatch) {
         let window = head.window;
         watch.report.candidates_in = window as u64;
@@ -139,7 +133,13 @@ impl Run<'_> {
         let scored = score.instrument(span.clone()).await;
         match scored {
             Ok(own) => {
-                let scored = ranking.rerank(STAGE, window, own, head.weight);
+                let said = LaterScores {
+                    stage: STAGE,
+                    weight: head.weight,
+                    own,
+                    readings: HashMap::new(),
+                };
+                let scored = ranking.rerank(window, said);
                 span.record("scored", scored);
                 watch.report.candidates_out = scored as u64;
             }
@@ -148,22 +148,6 @@ impl Run<'_> {
         if watch.all_are_silent() {
             watch.fail();
         }
-    }
-
-    /// Which of equal documents are in the head is decided by their ids, as everywhere.
-    async fn settle_ties(self, ranking: &mut Ranking, window: usize) -> Result<(), SearchError> {
-        let ties = ranking.ties_across(window);
-        if ties.is_empty() {
-            return Ok(());
-        }
-        let passages: Vec<PassageRef> = ties.clone().map(|place| ranking.passage(place)).collect();
-        let order = self.order_by_document_id(&passages).await?;
-        let places: Vec<usize> = order
-            .into_iter()
-            .map(|position| ties.start + position)
-            .collect();
-        ranking.reorder(ties.start, &places);
-        Ok(())
     }
 
     /// The scores of all passages of the head, parallel to the pool.

@@ -7,8 +7,8 @@
 use crate::clients::Passage;
 use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted};
 use crate::error::SearchError;
-use crate::funnel::{Hit, Run, StageWatch};
-use crate::fuse::Ranking;
+use crate::funnel::{Hit, Ranked, Run, StageWatch};
+use crate::ranking::Ranking;
 use search_core::{StageReason, StageReport, StageStatus};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -35,21 +35,13 @@ struct Shown {
 type Texts = HashMap<usize, Passage>;
 
 impl Run<'_> {
-    /// `is_exhaustive`: no document can be an answer but those of the ranking.
-    pub(crate) async fn respond(
-        self,
-        ranking: Ranking,
-        is_exhaustive: bool,
-    ) -> Result<Responded, SearchError> {
+    pub(crate) async fn respond(self, ranked: &Ranked) -> Result<Responded, SearchError> {
+        let candidates = ranked.ranking.len();
         let mut watch = self.begin("fetch");
-        watch.report.candidates_in = ranking.len() as u64;
-        let span = tracing::info_span!(
-            "fetch",
-            candidates = ranking.len(),
-            hits = tracing::field::Empty
-        );
+        watch.report.candidates_in = candidates as u64;
+        let span = tracing::info_span!("fetch", candidates, hits = tracing::field::Empty);
         let hits = self
-            .page(&ranking, is_exhaustive, &mut watch)
+            .page(ranked, &mut watch)
             .instrument(span.clone())
             .await?;
         span.record("hits", hits.len());
@@ -60,30 +52,25 @@ impl Run<'_> {
         })
     }
 
-    async fn page(
-        self,
-        ranking: &Ranking,
-        is_exhaustive: bool,
-        watch: &mut StageWatch,
-    ) -> Result<Vec<Hit>, SearchError> {
+    async fn page(self, ranked: &Ranked, watch: &mut StageWatch) -> Result<Vec<Hit>, SearchError> {
         let request = &self.plan.request;
-        let mut texts = self.early_texts(ranking, watch).await?;
-        let shown = self.shown(ranking, &texts, watch).await?;
-        if shown.len() < request.page_end() && !is_exhaustive {
+        let mut texts = self.early_texts(ranked, watch).await?;
+        let shown = self.shown(ranked, &texts, watch).await?;
+        if shown.len() < request.page_end() && !ranked.is_exhaustive {
             watch.lessen(StageStatus::Partial, StageReason::Depth);
         }
         let places = shown.iter().map(|shown| shown.place);
         let page: Vec<usize> = places.skip(request.offset).take(request.k).collect();
         let missing = page.iter().filter(|place| !texts.contains_key(place));
         let missing: Vec<usize> = missing.copied().collect();
-        let looked_up = self.look_up(ranking, &missing, Wanted::Texts).await?;
+        let looked_up = self.look_up(ranked, &missing, Wanted::Texts).await?;
         note(&looked_up, watch);
         keep(&mut texts, &missing, looked_up);
         let found = page
             .into_iter()
             .filter_map(|place| Some((place, texts.remove(&place)?)));
         let mut hits = found
-            .map(|(place, passage)| self.hit(ranking, place, passage))
+            .map(|(place, passage)| self.hit(&ranked.ranking, place, passage))
             .collect();
         if cut_to_message(&mut hits) {
             watch.lessen(StageStatus::Partial, StageReason::Size);
@@ -105,30 +92,44 @@ impl Run<'_> {
         }
     }
 
-    /// The documents at these places of the ranking, by the passages that they are shown by.
+    /// The documents at these places of the ranking, by the passages that they are shown by. What was fetched before is at hand.
     async fn look_up(
         self,
-        ranking: &Ranking,
+        ranked: &Ranked,
         places: &[usize],
         wanted: Wanted,
     ) -> Result<LookedUp, SearchError> {
-        let refs: Vec<PassageRef> = places.iter().map(|place| ranking.passage(*place)).collect();
-        self.fetch(&refs, wanted).await
+        let passages = places.iter().map(|place| ranked.ranking.passage(*place));
+        let (at_hand, unknown): (Vec<_>, Vec<_>) = passages
+            .enumerate()
+            .partition(|(_, passage)| ranked.texts.contains_key(&passage.address));
+        let (positions, unknown): (Vec<usize>, Vec<PassageRef>) = unknown.into_iter().unzip();
+        let mut looked_up = self.fetch(&unknown, wanted).await?;
+        let fetched = positions.into_iter().zip(looked_up.passages);
+        let mut passages = vec![None; places.len()];
+        for (position, passage) in fetched {
+            passages[position] = passage;
+        }
+        for (position, passage) in at_hand {
+            passages[position] = ranked.texts.get(&passage.address).cloned();
+        }
+        looked_up.passages = passages;
+        Ok(looked_up)
     }
 
     /// The texts of a short page as it is if nothing is tied and all can be shown. What cannot be shown is asked for again, and
     /// counted then.
     async fn early_texts(
         self,
-        ranking: &Ranking,
+        ranked: &Ranked,
         watch: &mut StageWatch,
     ) -> Result<Texts, SearchError> {
         let request = &self.plan.request;
         let mut texts = Texts::new();
         if request.k <= MAX_EARLY_TEXTS {
-            let end = request.page_end().min(ranking.len());
+            let end = request.page_end().min(ranked.ranking.len());
             let places: Vec<usize> = (request.offset..end).collect();
-            let looked_up = self.look_up(ranking, &places, Wanted::Texts).await?;
+            let looked_up = self.look_up(ranked, &places, Wanted::Texts).await?;
             note_calls(&looked_up, watch);
             keep(&mut texts, &places, looked_up);
         }
@@ -138,10 +139,11 @@ impl Run<'_> {
     /// The best documents in the canonical order, as many as the page needs, or more, or all there are.
     async fn shown(
         self,
-        ranking: &Ranking,
+        ranked: &Ranked,
         texts: &Texts,
         watch: &mut StageWatch,
     ) -> Result<Vec<Shown>, SearchError> {
+        let ranking = &ranked.ranking;
         let needed = self.plan.request.page_end();
         let mut shown = Vec::new();
         let mut start = 0;
@@ -149,7 +151,7 @@ impl Run<'_> {
             let size = needed - shown.len();
             let end = end_of_ties(ranking, start.saturating_add(size).min(ranking.len()));
             shown.extend(
-                self.in_canonical_order(ranking, start..end, texts, watch)
+                self.in_canonical_order(ranked, start..end, texts, watch)
                     .await?,
             );
             start = end;
@@ -160,14 +162,14 @@ impl Run<'_> {
     /// These places of the ranking, equal scores by document id. Documents that no replica can show are left out.
     async fn in_canonical_order(
         self,
-        ranking: &Ranking,
+        ranked: &Ranked,
         places: Range<usize>,
         texts: &Texts,
         watch: &mut StageWatch,
     ) -> Result<Vec<Shown>, SearchError> {
         let (known, unknown): (Vec<usize>, Vec<usize>) =
             places.partition(|place| texts.contains_key(place));
-        let looked_up = self.look_up(ranking, &unknown, Wanted::Ids).await?;
+        let looked_up = self.look_up(ranked, &unknown, Wanted::Ids).await?;
         note(&looked_up, watch);
         let fetched = unknown.into_iter().zip(looked_up.passages);
         let fetched = fetched.filter_map(|(place, passage)| Some((place, passage?.document_id)));
@@ -179,9 +181,8 @@ impl Run<'_> {
             .map(|(place, document_id)| Shown { document_id, place })
             .collect();
         shown.sort_by(|left, right| {
-            let by_score = ranking
-                .score(right.place)
-                .total_cmp(&ranking.score(left.place));
+            let score = |shown: &Shown| ranked.ranking.score(shown.place);
+            let by_score = score(right).total_cmp(&score(left));
             by_score.then_with(|| left.document_id.cmp(&right.document_id))
         });
         Ok(shown)

@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
         let deadline = self.plan.request.deadline;
         let (encoders, fingerprint) = match self.mesh.encoders_of(index) {
             Some(encoders) => (encoders, index),
-            None => (self.mesh.all_encoders(), ""),
+            None => (self.mesh.encoder.everyone(), ""),
         };
         let call = self.mesh.encoder.call(&encoders, |client| {
             client.encode(text.clone(), fingerprint, deadline)

@@ -183,7 +183,7 @@ impl Measured {
     }
 }
 
-/// Wall time that neither the encoder nor the retrievers (which hold the documents) spent computing: transport, queues,
+/// Wall time that neither the models nor the retrievers (which hold the documents) spent computing: transport, queues,
 /// fusion. The sparse leg runs beside encoding and the dense leg, so the longer of the two counts.
 fn outside_compute_us(response: &SearchResponse) -> u64 {
     let compute = |stage: &str| {
@@ -194,9 +194,10 @@ fn outside_compute_us(response: &SearchResponse) -> u64 {
         reports.map(|report| report.compute_us).sum::<u64>()
     };
     let retrieval = compute("sparse").max(compute("encode") + compute("dense"));
+    let behind = ["complete", "rescore", "rerank", "fetch"].map(compute);
     response
         .wall_us
-        .saturating_sub(retrieval + compute("complete") + compute("fetch"))
+        .saturating_sub(retrieval + behind.iter().sum::<u64>())
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -519,6 +519,7 @@ impl Mesh {
             encoder: vec![encoder(fake.clone())],
             sparse: vec![sparse(fake.clone())],
             dense: vec![dense(fake)],
+            cross_encoder: Vec::new(),
         })
         .await
     }
@@ -528,6 +529,7 @@ impl Mesh {
             encoder: vec![encoder(fake.clone())],
             sparse: vec![sparse(fake.clone())],
             dense: vec![dense(fake)],
+            cross_encoder: Vec::new(),
         })
         .await
     }
@@ -602,6 +604,9 @@ pub(crate) fn config(depth: u32, change: impl FnOnce(&mut RawConfig)) -> Config 
     };
     for pipeline in raw.pipelines.values_mut() {
         pipeline.retrieve_depth = depth;
+        if let Some(rerank) = &mut pipeline.rerank {
+            rerank.window = rerank.window.min(depth);
+        }
         // Scores that can be checked by hand.
         pipeline.fusion.method = RawMethod::MinMax;
         pipeline.fusion.alpha = 0.5;

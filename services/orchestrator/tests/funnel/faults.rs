@@ -226,6 +226,7 @@ async fn a_mesh_without_dense_retrievers_answers_degraded() {
         encoder: vec![encoder(fake.clone())],
         sparse: vec![sparse(fake)],
         dense: vec![gone("dense")],
+        cross_encoder: Vec::new(),
     };
     let mesh = Mesh::with_peers(small(), 1000, peers).await;
     let answer = mesh.ask(request("hybrid")).await.unwrap();
@@ -253,6 +254,7 @@ async fn another_replica_answers_for_a_broken_one() {
             encoder: vec![encoder(broken.clone()), encoder(fake.clone())],
             sparse: vec![sparse(fake.clone()), sparse(broken.clone())],
             dense: vec![dense(broken), dense(fake)],
+            cross_encoder: Vec::new(),
         }
     };
     let mesh = Mesh::with_peers(small(), 1000, peers).await;

@@ -142,7 +142,7 @@ async fn what_does_not_exist_is_not_found() {
         (Code::NotFound, vec!["pipeline".to_owned()])
     );
     assert!(
-        status.message().contains("dense, hybrid, sparse"),
+        status.message().contains("dense, full, hybrid, sparse"),
         "{status}"
     );
     let status = mesh

@@ -36,6 +36,7 @@ fn peers(fake: Fake) -> Peers {
         ))],
         sparse: vec![sparse(fake.clone())],
         dense: vec![dense(fake)],
+        cross_encoder: Vec::new(),
     }
 }
 

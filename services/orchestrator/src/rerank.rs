@@ -1,0 +1,237 @@
+//! The head of the ranking, read by a cross-encoder: query and passage together.
+//!
+//! Each document of the head is read by the passage that it would be shown by. Their texts are fetched for the head only, and not again
+//! for the answer. They are sent in the order of the ranking, and scores come back batch by batch: when the time is up, what came
+//! back is used, and the call is cancelled. The logits of the documents that were read and the earlier scores become one as
+//! [`search_core::rerank`] says. (Logits, not calibrated scores: those of confident answers are all 1.)
+//!
+//! The head ends with the last document that was read. So what was not read in time stays below it in its earlier order, and an answer
+//! that was stopped after ten documents is that of a window of ten.
+//!
+//! The stage adds to an answer that is there already, and never fails it: what it could not do is in its report, and what it did not
+//! read keeps its place.
+
+use crate::clients::{Passage, ReadPassage, Reranking};
+use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted};
+use crate::error::SearchError;
+use crate::funnel::{Ranked, Run, StageWatch, within};
+use crate::plan::HeadPart;
+use crate::ranking::{LaterScores, Ranking};
+use search_core::{Deadline, StageReason, StageStatus};
+use std::collections::HashMap;
+use std::time::Duration;
+use tracing::Instrument;
+
+/// The stage, in reports and trails.
+const STAGE: &str = "rerank";
+/// Kept back for the answer, whose texts are mostly at hand; of short times a quarter.
+const MOST_KEPT_BACK: Duration = Duration::from_millis(50);
+/// Longest passage that the contract allows; no model reads as much.
+const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
+
+/// The passage of one document of the head, to be read.
+#[derive(Debug)]
+struct Candidate {
+    /// Of the document in the ranking.
+    place: usize,
+    /// Of the passage in the pool.
+    position: usize,
+    text: String,
+}
+
+/// Most of the time that is left.
+fn time_for_reading(left: Duration) -> Duration {
+    left - MOST_KEPT_BACK.min(left / 4)
+}
+
+impl Run<'_> {
+    /// Has the head read.
+    pub(crate) async fn rerank(self, part: HeadPart, ranked: &mut Ranked) {
+        let mut watch = self.begin(STAGE);
+        let window = ranked.ranking.len().min(part.window as usize);
+        watch.report.candidates_in = window as u64;
+        if self.mesh.cross_encoder.is_empty() {
+            watch.lessen(StageStatus::Skipped, StageReason::NotConfigured);
+        } else if window > 0 {
+            let span = tracing::info_span!("rerank", window, scored = tracing::field::Empty);
+            let scored = self
+                .rerank_head(window, part.weight, ranked, &mut watch)
+                .instrument(span.clone())
+                .await;
+            span.record("scored", scored);
+            watch.report.candidates_out = scored as u64;
+        }
+        ranked.reports.push(watch.end());
+    }
+
+    /// Returns how many documents were read.
+    async fn rerank_head(
+        self,
+        window: usize,
+        weight: f64,
+        ranked: &mut Ranked,
+        watch: &mut StageWatch,
+    ) -> usize {
+        let deadline = self.part_of_time_left(time_for_reading);
+        let candidates = within(deadline, self.candidates(window, ranked, watch)).await;
+        let candidates = candidates.unwrap_or_else(|error| {
+            note(&error, watch);
+            Vec::new()
+        });
+        let texts = candidates.iter().map(|candidate| candidate.text.clone());
+        let read = self.read(texts.collect(), deadline, watch).await;
+        let scored = merge(&mut ranked.ranking, &candidates, &read, weight);
+        if scored == 0 && watch.report.reason.is_some() {
+            watch.fail();
+        }
+        scored
+    }
+
+    /// The passages to be read, in the order of the ranking, equal scores by document id.
+    async fn candidates(
+        self,
+        window: usize,
+        ranked: &mut Ranked,
+        watch: &mut StageWatch,
+    ) -> Result<Vec<Candidate>, SearchError> {
+        let ranking = &mut ranked.ranking;
+        self.settle_ties(ranking, window).await?;
+        let passages: Vec<PassageRef> = (0..window).map(|place| ranking.passage(place)).collect();
+        let looked_up = self.fetch(&passages, Wanted::Texts).await?;
+        note_texts(&looked_up, watch);
+        let found = passages.iter().zip(looked_up.passages);
+        ranked.texts = found
+            .filter_map(|(passage, text)| Some((passage.address, text?)))
+            .collect();
+        let text = |passage: &PassageRef| ranked.texts.get(&passage.address);
+        let mut order: Vec<usize> = (0..window).collect();
+        order.sort_by(|left, right| {
+            let id = |place: usize| text(&passages[place]).map(|passage| &passage.document_id);
+            let by_score = ranking.score(*right).total_cmp(&ranking.score(*left));
+            by_score.then_with(|| id(*left).cmp(&id(*right)))
+        });
+        ranking.reorder(0, &order);
+        let share = MAX_PASSAGE_BYTES.min(MAX_ANSWER_BYTES / window);
+        let candidate = |place: usize| {
+            let text = readable(text(&ranking.passage(place))?, share)?;
+            let position = ranking.position(place);
+            Some(Candidate {
+                place,
+                position,
+                text,
+            })
+        };
+        Ok((0..window).filter_map(candidate).collect())
+    }
+
+    /// What the model says about these passages, parallel to them, in the time that there is.
+    async fn read(
+        self,
+        passages: Vec<String>,
+        deadline: Option<Deadline>,
+        watch: &mut StageWatch,
+    ) -> Vec<Option<ReadPassage>> {
+        if passages.is_empty() {
+            return Vec::new();
+        }
+        let query = self.plan.request.parsed.plain_text();
+        let reranker = &self.mesh.cross_encoder;
+        let begin = async {
+            let everyone = reranker.everyone();
+            let call = reranker.call(&everyone, |client| {
+                client.rerank(query.clone(), passages.clone(), deadline)
+            });
+            Ok(call.await?)
+        };
+        match within(deadline, begin).await {
+            Ok(reranking) => gather(reranking, deadline, watch).await,
+            Err(error) => {
+                note(&error, watch);
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Takes batches until all passages are read or the time is up. With the end of this the call ends.
+async fn gather(
+    mut reranking: Reranking,
+    deadline: Option<Deadline>,
+    watch: &mut StageWatch,
+) -> Vec<Option<ReadPassage>> {
+    loop {
+        let next = within(deadline, async { Ok(reranking.next().await?) });
+        match next.await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                note(&error, watch);
+                break;
+            }
+        }
+    }
+    watch.time(reranking.timing());
+    let read = reranking.read().to_vec();
+    if read.iter().any(Option::is_none) {
+        // It ended the call of its own accord: for want of time, if it knows of any.
+        let reason = deadline.map_or(StageReason::Fault, |_| StageReason::Deadline);
+        watch.lessen(StageStatus::Partial, reason);
+    }
+    read
+}
+
+/// Notes what keeps the stage from reading more.
+fn note(error: &SearchError, watch: &mut StageWatch) {
+    tracing::warn!(%error, "not all of the head is reranked");
+    watch.lessen(StageStatus::Partial, error.reason());
+}
+
+/// Notes which texts could not be had.
+fn note_texts(looked_up: &LookedUp, watch: &mut StageWatch) {
+    for (shard, _) in &looked_up.calls {
+        watch.ask(*shard);
+    }
+    if looked_up.unknown > 0 {
+        watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
+    }
+    if looked_up.oversized > 0 {
+        watch.lessen(StageStatus::Partial, StageReason::Size);
+    }
+}
+
+/// Title and text as an encoder reads them, cut to so many bytes; none where there is nothing to read.
+fn readable(passage: &Passage, most_bytes: usize) -> Option<String> {
+    let mut text = if passage.title.is_empty() {
+        passage.text.clone()
+    } else {
+        format!("{} {}", passage.title, passage.text)
+    };
+    text.truncate(text.floor_char_boundary(most_bytes));
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// Puts what was read into the ranking; returns how many documents were.
+fn merge(
+    ranking: &mut Ranking,
+    candidates: &[Candidate],
+    read: &[Option<ReadPassage>],
+    weight: f64,
+) -> usize {
+    let mut said = LaterScores {
+        stage: STAGE,
+        weight,
+        own: vec![None; ranking.passages()],
+        readings: HashMap::new(),
+    };
+    let mut window = 0;
+    for (candidate, read) in candidates.iter().zip(read) {
+        let Some(read) = read else { continue };
+        said.own[candidate.position] = Some(read.logit.get());
+        said.readings.insert(candidate.position, read.reading);
+        window = candidate.place + 1;
+    }
+    match window {
+        0 => 0,
+        _ => ranking.rerank(window, said),
+    }
+}
