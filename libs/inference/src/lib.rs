@@ -1,8 +1,8 @@
 //! ONNX Runtime sessions, tokenizers, the token-bounded batcher, model bundles.
 //!
 //! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` → `batcher` → `model` over `runtime`.
-//! A query and its passages go `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` → `length_batches` →
-//! `pair_model` over `runtime`; both models run their `graph`.
+//! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` →
+//! the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models run their `graph`.
 //! A bundle comes from `pull` (the default one) or `make` (any exported model), is read by `bundle` and held to its word
 //! by `golden` or `pair_golden`. `split` cuts long texts by the tokens of the encoder that will read them.
 
@@ -17,6 +17,7 @@ mod graph;
 mod length_batches;
 mod make;
 mod model;
+mod pair;
 mod pair_golden;
 mod pair_model;
 mod pair_tokenizer;
@@ -32,12 +33,13 @@ pub use bundle::{
     PairInput, Pooling, Prompts, ScoreOutput, Segments, SentenceOutput,
 };
 pub use bundle_encoder::{BundleEncoder, EncoderOptions};
-pub use cross_encoder::{CrossEncoder, CrossEncoderInfo, ScoreError};
+pub use cross_encoder::CrossEncoder;
 pub use encode::{
     BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task, TextEncoder,
 };
 pub use golden::GoldenError;
 pub use graph::LoadError;
 pub use make::{Made, MakeError, MakeOptions, make_bundle};
+pub use pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, ScorePairs};
 pub use runtime::RuntimeError;
 pub use split::split_passages;

@@ -6,25 +6,47 @@ use crate::pair_model::PairModel;
 use crate::pair_tokenizer::PairTokenizer;
 use crate::tokenizer::TokenIds;
 
-/// Checks every golden pair.
+/// A golden pair that comes out.
+#[derive(Clone)]
+pub(crate) struct GoldenPair {
+    pub(crate) pair: TokenIds,
+    index: usize,
+    entry: PairGoldenEntry,
+    tolerance: f32,
+}
+
+impl GoldenPair {
+    /// Whether this score is the expected one.
+    pub(crate) fn check(&self, got: f32) -> Result<(), GoldenError> {
+        check_score(self.index, &self.entry, got, self.tolerance)
+    }
+}
+
+/// Checks every golden pair, and gives the first to check with later.
 pub(crate) fn check(
     bundle: &PairBundle,
     tokenizer: &PairTokenizer,
     model: &mut PairModel,
-) -> Result<(), GoldenError> {
-    let entries: Vec<(usize, &PairGoldenEntry)> =
-        bundle.golden().entries.iter().enumerate().collect();
-    for chunk in entries.chunks(ENTRIES_PER_BATCH) {
-        let rows = chunk
-            .iter()
-            .map(|&(index, entry)| check_tokens(tokenizer, index, entry));
-        let rows: Vec<TokenIds> = rows.collect::<Result<_, _>>()?;
-        let scores = model.score(&rows.iter().collect::<Vec<_>>())?;
-        for (&(index, entry), score) in chunk.iter().zip(scores) {
-            check_score(index, entry, score, bundle.description().tolerance)?;
+) -> Result<GoldenPair, GoldenError> {
+    let tolerance = bundle.description().tolerance;
+    let entries = bundle.golden().entries.iter().enumerate();
+    let pair = |(index, entry): (usize, &PairGoldenEntry)| {
+        Ok::<_, GoldenError>(GoldenPair {
+            pair: check_tokens(tokenizer, index, entry)?,
+            index,
+            entry: entry.clone(),
+            tolerance,
+        })
+    };
+    let mut pairs: Vec<GoldenPair> = entries.map(pair).collect::<Result<_, _>>()?;
+    for chunk in pairs.chunks(ENTRIES_PER_BATCH) {
+        let rows: Vec<&TokenIds> = chunk.iter().map(|golden| &golden.pair).collect();
+        let logits = model.score(&rows)?.logits;
+        for (golden, score) in chunk.iter().zip(logits) {
+            golden.check(score)?;
         }
     }
-    Ok(())
+    Ok(pairs.swap_remove(0))
 }
 
 fn check_tokens(

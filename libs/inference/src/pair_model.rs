@@ -6,6 +6,7 @@ use ort::session::{HasSelectedOutputs, RunOptions};
 
 use crate::bundle::PairBundle;
 use crate::graph::{Input, LoadError, ModelError, OnnxGraph, tensor};
+use crate::pair::PairLogits;
 use crate::tokenizer::TokenIds;
 
 /// A loaded cross-encoder. It computes on the thread that calls it and on no other.
@@ -30,10 +31,13 @@ impl PairModel {
         })
     }
 
-    /// The scores of all rows, in their order, as the graph gives them: NaN too.
-    pub(crate) fn score(&mut self, rows: &[&TokenIds]) -> Result<Vec<f32>, ModelError> {
+    /// The logits of all rows, in their order, as the graph gives them: NaN too.
+    pub(crate) fn score(&mut self, rows: &[&TokenIds]) -> Result<PairLogits, ModelError> {
         let outputs = self.graph.run(rows, &self.score_only)?;
         let value = &outputs.values[self.output.as_str()];
-        Ok(tensor(value, &self.output, &[rows.len()])?.to_vec())
+        Ok(PairLogits {
+            logits: tensor(value, &self.output, &[rows.len()])?.to_vec(),
+            model_time: outputs.model_time,
+        })
     }
 }

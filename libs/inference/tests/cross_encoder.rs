@@ -119,7 +119,7 @@ fn library() -> Option<PathBuf> {
 
 /// Why a bundle is not served, with its causes.
 fn refusal(library: &Path, folder: &Folder) -> String {
-    let error = CrossEncoder::open(library, folder.path()).err().unwrap();
+    let error = CrossEncoder::open(library, folder.path(), 1).err().unwrap();
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
@@ -133,7 +133,7 @@ fn refusal(library: &Path, folder: &Folder) -> String {
 fn scores_come_in_the_callers_order_whatever_is_batched_together() {
     let Some(library) = library() else { return };
     let folder = Folder::new();
-    let mut encoder = CrossEncoder::open(&library, folder.path()).unwrap();
+    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
     assert_eq!(
         (
             encoder.info().name.as_str(),
@@ -195,7 +195,7 @@ fn scores_come_in_the_callers_order_whatever_is_batched_together() {
 fn hostile_texts_are_refused_by_place_and_the_encoder_goes_on() {
     let Some(library) = library() else { return };
     let folder = Folder::new();
-    let mut encoder = CrossEncoder::open(&library, folder.path()).unwrap();
+    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
     for query in ["", " \u{200b}\n"] {
         let error = encoder.score(query, &["fine"]).unwrap_err();
         assert_eq!(error.to_string(), "query: has no tokens");
@@ -235,7 +235,7 @@ fn what_the_graph_cannot_read_is_an_error() {
     folder.edit("golden.json", |json| {
         json["entries"].as_array_mut().unwrap().truncate(1);
     });
-    let mut encoder = CrossEncoder::open(&library, folder.path()).unwrap();
+    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
     let error = encoder.score("mesh", &["a ".repeat(50)]).unwrap_err();
     assert!(matches!(error, ScoreError::Model(_)), "{error}");
     assert_eq!(encoder.score("mesh", &["a"]).unwrap().len(), 1);
@@ -278,7 +278,9 @@ fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
     folder.edit("golden.json", |json| {
         json["entries"][0]["score"] = json!(9.5)
     });
-    let error = CrossEncoder::open(&library, folder.path()).err().unwrap();
+    let error = CrossEncoder::open(&library, folder.path(), 1)
+        .err()
+        .unwrap();
     let LoadError::Golden(GoldenError::Score {
         index,
         got,
@@ -422,7 +424,7 @@ fn a_bundle_of_another_task_is_refused_by_name() {
         EncoderOptions::default(),
     );
     assert_eq!(as_encoder.err().unwrap().to_string(), refused);
-    let as_reranker = CrossEncoder::open(&installed.ort_library, &installed.encoder_bundle);
+    let as_reranker = CrossEncoder::open(&installed.ort_library, &installed.encoder_bundle, 1);
     let refused = as_reranker.err().unwrap().to_string();
     assert!(
         refused.ends_with("bundle.json: task: is encode, must be rerank here"),

@@ -85,6 +85,8 @@ pub(crate) enum Target {
     SparseRetriever,
     /// int8 vectors
     DenseRetriever,
+    /// Query and passages read together
+    CrossEncoder,
     /// The public search interface
     Orchestrator,
     /// The public interface for changing collections
@@ -99,6 +101,7 @@ impl Target {
             Target::Encoder => "encoder",
             Target::SparseRetriever => "sparse-retriever",
             Target::DenseRetriever => "dense-retriever",
+            Target::CrossEncoder => "cross-encoder",
             Target::Orchestrator => "orchestrator",
             Target::Indexer => "indexer",
         }

@@ -26,6 +26,7 @@ pub(crate) struct RawConfig {
     encoder: encoder::RawConfig,
     sparse_retriever: sparse_retriever::RawConfig,
     dense_retriever: dense_retriever::RawConfig,
+    cross_encoder: cross_encoder::RawConfig,
     orchestrator: orchestrator::RawConfig,
     indexer: indexer::RawConfig,
 }
@@ -64,6 +65,8 @@ struct RawModels {
     encoder_bundle: PathBuf,
     /// A second encoder bundle, whose vectors rescore. Empty: none.
     rescorer_bundle: PathBuf,
+    /// A cross-encoder bundle. Empty: none.
+    reranker_bundle: PathBuf,
 }
 
 /// The services that the orchestrator calls, as `host:port`.
@@ -73,6 +76,7 @@ struct RawPeers {
     encoder: Vec<String>,
     sparse_retriever: Vec<String>,
     dense_retriever: Vec<String>,
+    cross_encoder: Vec<String>,
 }
 
 impl Default for RawServer {
@@ -92,6 +96,7 @@ impl Default for RawModels {
             onnxruntime_library: PathBuf::new(),
             encoder_bundle: PathBuf::new(),
             rescorer_bundle: PathBuf::new(),
+            reranker_bundle: PathBuf::new(),
         }
     }
 }
@@ -107,6 +112,7 @@ pub(crate) struct Config {
     pub(crate) encoder: encoder::Config,
     pub(crate) sparse_retriever: sparse_retriever::Config,
     pub(crate) dense_retriever: dense_retriever::Config,
+    pub(crate) cross_encoder: cross_encoder::Config,
     pub(crate) orchestrator: orchestrator::Config,
     pub(crate) indexer: indexer::Config,
 }
@@ -130,6 +136,7 @@ pub(crate) struct ModelsConfig {
     pub(crate) onnxruntime_library: Option<PathBuf>,
     pub(crate) encoder_bundle: Option<PathBuf>,
     pub(crate) rescorer_bundle: Option<PathBuf>,
+    pub(crate) reranker_bundle: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +144,7 @@ pub(crate) struct PeersConfig {
     pub(crate) encoder: Vec<String>,
     pub(crate) sparse_retriever: Vec<String>,
     pub(crate) dense_retriever: Vec<String>,
+    pub(crate) cross_encoder: Vec<String>,
 }
 
 /// Defaults, then the file, then the environment; all mistakes at once.
@@ -173,6 +181,7 @@ impl RawConfig {
             encoder: self.encoder.validate("encoder", problems),
             sparse_retriever: self.sparse_retriever.validate("sparse_retriever", problems),
             dense_retriever: self.dense_retriever.validate("dense_retriever", problems),
+            cross_encoder: self.cross_encoder.validate("cross_encoder", problems),
             orchestrator: self.orchestrator.validate("orchestrator", problems),
             indexer: self.indexer.validate("indexer", problems),
             server: server?,
@@ -230,6 +239,7 @@ impl RawModels {
             onnxruntime_library: existing("models.onnxruntime_library", self.onnxruntime_library),
             encoder_bundle: existing("models.encoder_bundle", self.encoder_bundle),
             rescorer_bundle: existing("models.rescorer_bundle", self.rescorer_bundle),
+            reranker_bundle: existing("models.reranker_bundle", self.reranker_bundle),
             cache_folder: or_default(self.cache_folder, || cache_folder().join("models")),
             python: self.python,
         }
@@ -242,6 +252,7 @@ impl RawPeers {
             ("encoder", &self.encoder),
             ("sparse_retriever", &self.sparse_retriever),
             ("dense_retriever", &self.dense_retriever),
+            ("cross_encoder", &self.cross_encoder),
         ];
         for (name, addresses) in lists {
             for (index, address) in addresses.iter().enumerate() {
@@ -252,6 +263,7 @@ impl RawPeers {
             encoder: self.encoder,
             sparse_retriever: self.sparse_retriever,
             dense_retriever: self.dense_retriever,
+            cross_encoder: self.cross_encoder,
         }
     }
 }
@@ -296,6 +308,8 @@ mod tests {
         raw.server.address = "nowhere".to_owned();
         raw.models.encoder_bundle = PathBuf::from("/does/not/exist");
         raw.models.rescorer_bundle = PathBuf::from("/nor/does/this");
+        raw.models.reranker_bundle = PathBuf::from("/or/this");
+        raw.cross_encoder.queue_passages = 0;
         raw.peers.encoder = vec!["host".to_owned()];
         let mut problems = Problems::default();
         assert!(raw.validate(&mut problems).is_none());
@@ -309,7 +323,9 @@ mod tests {
                 "server.address",
                 "models.encoder_bundle",
                 "models.rescorer_bundle",
-                "peers.encoder[0]"
+                "models.reranker_bundle",
+                "peers.encoder[0]",
+                "cross_encoder.queue_passages"
             ]
         );
     }

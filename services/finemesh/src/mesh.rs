@@ -54,6 +54,19 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
             dense_retriever::App::start(config.dense_retriever.clone(), store)?
                 .add_to(&mut builder);
         }
+        Target::CrossEncoder => {
+            let cross_encoder = cross_encoder(config).await?;
+            let mut problems = Problems::default();
+            problems.require(
+                cross_encoder.is_some(),
+                "models.reranker_bundle",
+                || "a cross-encoder needs one: the folder of a bundle of the task `rerank`",
+            );
+            problems.into_result(())?;
+            if let Some(cross_encoder) = cross_encoder {
+                cross_encoder.add_to(&mut builder);
+            }
+        }
         Target::Orchestrator => {
             let peers = tcp_peers(&config.peers)?;
             orchestrator::App::start(config.orchestrator.clone(), peers).add_to(&mut builder);
@@ -81,12 +94,19 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let encoder = encoders.clone().map(|Encoders { first, rescorer }| {
         encoder::App::start(config.encoder.clone(), first, rescorer)
     });
+    let cross_encoder = match models {
+        Models::Loaded => cross_encoder(config).await?,
+        Models::LeftOut => None,
+    };
 
     let add_stages = |builder: &mut ServerBuilder| {
         sparse.add_to(builder);
         dense.add_to(builder);
         if let Some(encoder) = &encoder {
             encoder.add_to(builder);
+        }
+        if let Some(cross_encoder) = &cross_encoder {
+            cross_encoder.add_to(builder);
         }
     };
     let mut stages = ServerBuilder::new(config.server.limits);
@@ -96,7 +116,10 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         sparse: vec![pipe("sparse-retriever", &stages)],
         dense: vec![pipe("dense-retriever", &stages)],
         encoder: encoder.iter().map(|_| pipe("encoder", &stages)).collect(),
-        cross_encoder: Vec::new(),
+        cross_encoder: cross_encoder
+            .iter()
+            .map(|_| pipe("cross-encoder", &stages))
+            .collect(),
     };
     let orchestrator = orchestrator::App::start(config.orchestrator.clone(), peers);
     orchestrator.poke().await;
@@ -123,6 +146,13 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         .add_to(&mut public);
     }
     Ok(public.build(FILE_DESCRIPTOR_SET)?)
+}
+
+/// The cross-encoder, where a bundle is configured.
+async fn cross_encoder(config: &Config) -> Result<Option<Arc<cross_encoder::App>>> {
+    let threads = config.cross_encoder.compute_threads();
+    let opened = models::cross_encoder(&config.models, threads).await?;
+    Ok(opened.map(|opened| cross_encoder::App::start(&config.cross_encoder, opened)))
 }
 
 /// A channel to a server inside this process.
@@ -165,6 +195,6 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         encoder: channels(&config.encoder)?,
         sparse: channels(&config.sparse_retriever)?,
         dense: channels(&config.dense_retriever)?,
-        cross_encoder: Vec::new(),
+        cross_encoder: channels(&config.cross_encoder)?,
     })
 }

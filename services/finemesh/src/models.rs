@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use indexer::Encoders;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::pull::{self, Installed, PullOptions, PullProgress};
-use inference::{BundleEncoder, EncoderOptions, TextEncoder};
+use inference::{BundleEncoder, CrossEncoder, EncoderOptions, TextEncoder};
 
 use crate::config::ModelsConfig;
 
@@ -48,6 +48,33 @@ fn check_distinct(encoders: &Encoders) -> Result<()> {
         "models.rescorer_bundle: is the encoder's own bundle, {first}"
     );
     Ok(())
+}
+
+/// The configured cross-encoder, if one is, with a session for each compute thread.
+pub(crate) async fn cross_encoder(
+    config: &ModelsConfig,
+    threads: usize,
+) -> Result<Option<CrossEncoder>> {
+    let Some(bundle) = config.reranker_bundle.clone() else {
+        return Ok(None);
+    };
+    let config = config.clone();
+    let open = move || {
+        let opened = CrossEncoder::open(&library(&config)?, &bundle, threads);
+        opened.with_context(|| {
+            let folder = bundle.display();
+            format!("the cross-encoder bundle in {folder} cannot be used")
+        })
+    };
+    tokio::task::spawn_blocking(open).await?.map(Some)
+}
+
+/// The configured ONNX Runtime, or the pulled one.
+pub(crate) fn library(config: &ModelsConfig) -> Result<PathBuf> {
+    match &config.onnxruntime_library {
+        Some(own) => Ok(own.clone()),
+        None => Ok(pull(config)?.ort_library),
+    }
 }
 
 /// What the configuration names; what it does not name is pulled.

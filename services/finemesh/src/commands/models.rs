@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use inference::pull::Installed;
 use inference::{
     AnyBundle, Bundle, BundleEncoder, BundleError, CrossEncoder, EncoderOptions, LoadError,
-    MakeOptions, make_bundle,
+    MakeOptions, PairBundle, make_bundle,
 };
 use list::{bundle_text, list};
 
@@ -52,6 +52,10 @@ fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
         let encoder = Bundle::read(folder).map(AnyBundle::Encode);
         verify_bundle(&ort_library, folder, encoder)?;
     }
+    if let Some(folder) = &config.reranker_bundle {
+        let reranker = PairBundle::read(folder).map(AnyBundle::Rerank);
+        verify_bundle(&ort_library, folder, reranker)?;
+    }
     Ok(())
 }
 
@@ -78,17 +82,13 @@ fn load(ort_library: &Path, folder: &Path, bundle: &AnyBundle) -> Result<(), Loa
         AnyBundle::Encode(_) => {
             BundleEncoder::open(ort_library, folder, EncoderOptions::default()).map(drop)
         }
-        AnyBundle::Rerank(_) => CrossEncoder::open(ort_library, folder).map(drop),
+        AnyBundle::Rerank(_) => CrossEncoder::open(ort_library, folder, 1).map(drop),
     }
 }
 
 fn make(config: &ModelsConfig, source: &Path, out: &Path) -> Result<()> {
-    let library = match &config.onnxruntime_library {
-        Some(own) => own.clone(),
-        None => models::pull(config)?.ort_library,
-    };
     let options = MakeOptions {
-        ort_library: library,
+        ort_library: models::library(config)?,
         name: None,
     };
     let made = make_bundle(source, out, &options)?;

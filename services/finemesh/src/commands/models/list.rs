@@ -23,7 +23,11 @@ pub(super) fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
         .or(pulled.map(|pulled| pulled.encoder_bundle));
     let read = |folder: Option<PathBuf>| folder.map(|folder| Bundle::read(&folder)).transpose();
     let (bundle, rescorer) = (read(folder)?, read(config.rescorer_bundle.clone())?);
-    let in_use: Vec<&Path> = bundle.iter().chain(&rescorer).map(Bundle::folder).collect();
+    let reranker = config.reranker_bundle.as_deref().map(PairBundle::read);
+    let reranker = reranker.transpose()?;
+    let encoders = bundle.iter().chain(&rescorer).map(Bundle::folder);
+    let rerankers = reranker.iter().map(PairBundle::folder);
+    let in_use: Vec<&Path> = encoders.chain(rerankers).collect();
     let others = other_bundles(&config.cache_folder, &in_use)?;
     if as_json {
         say(format_args!(
@@ -32,6 +36,7 @@ pub(super) fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
                 "onnxruntime_library": library,
                 "encoder": bundle.as_ref().map(bundle_json),
                 "rescorer": rescorer.as_ref().map(bundle_json),
+                "reranker": reranker.as_ref().map(pair_bundle_json),
                 "others": others.iter().map(other_json).collect::<Vec<_>>(),
             })
         ))?;
@@ -51,6 +56,12 @@ pub(super) fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
     }
     if let Some(rescorer) = rescorer {
         say(format_args!("rescorer      {}", bundle_text(&rescorer)))?;
+    }
+    if let Some(reranker) = reranker {
+        say(format_args!(
+            "reranker      {}",
+            pair_bundle_text(&reranker)
+        ))?;
     }
     for other in &others {
         say(format_args!("{}", other_text(other)))?;

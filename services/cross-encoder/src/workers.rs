@@ -1,0 +1,451 @@
+//! The compute threads: each has a model of its own and takes batches from the queue. Nothing is computed for a call that has left.
+//!
+//! A model that has failed is asked at once whether a pair whose logit is known still gets it. While it does not, the service says
+//! that it is not ready, and the thread asks again every second; it takes no work as long as another thread can.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use inference::{Pair, PairLogits, ScoreError, ScorePairs};
+use service_kit::Readiness;
+
+use crate::error::Error;
+use crate::queue::{Batch, CallId, Queue, Taken};
+use crate::scores::{Caller, ScoredPassage};
+
+/// How often a model that fails is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// When a refused call may try again, before anything has been measured.
+const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// What the compute threads have done since they started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Passages that wait to be read or computed, or are being computed.
+    pub queued_passages: usize,
+    /// Batches that were computed.
+    pub batches: u64,
+    /// Passages that were computed.
+    pub passages: u64,
+    /// Tokens that were computed, padding not counted.
+    pub tokens: u64,
+    /// Padding that was computed beside them.
+    pub padding_tokens: u64,
+    /// Passages that were not computed because the deadline had passed.
+    pub expired_passages: u64,
+    /// Passages that were not computed because nobody waited for them any more.
+    pub abandoned_passages: u64,
+    /// Calls that were refused because the queue was full.
+    pub refused_calls: u64,
+    /// Time inside the model's runtime, summed over threads.
+    pub model_time: Duration,
+    /// Time spent on batches, summed over threads.
+    pub busy_time: Duration,
+}
+
+/// Owns the compute threads.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// What the threads and the callers share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    work_arrived: Condvar,
+    threads: usize,
+    limit_passages: usize,
+    readiness: Readiness,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Queue,
+    callers: HashMap<CallId, Caller>,
+    stats: Stats,
+    /// Threads whose models fail.
+    failing_threads: usize,
+    stopped: bool,
+}
+
+/// Why a call leaves before all of its passages are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// Its time is over.
+    Expired,
+    /// Nobody waits for it any more.
+    Abandoned,
+}
+
+/// The model's code panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the computation panicked")]
+struct Panicked;
+
+impl Workers {
+    /// One thread for each model.
+    pub(crate) fn start(models: Vec<Box<dyn ScorePairs>>, limit_passages: usize) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            work_arrived: Condvar::new(),
+            threads: models.len(),
+            limit_passages,
+            readiness: Readiness::ready(),
+        });
+        let spawn = |model| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                Worker {
+                    shared,
+                    model,
+                    fails: false,
+                }
+                .work()
+            })
+        };
+        Self {
+            threads: models.into_iter().map(spawn).collect(),
+            shared,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Workers {
+    /// Waits for the batches that are being computed: a process must not end while a thread is inside the runtime.
+    fn drop(&mut self) {
+        let callers = self.shared.lock().stop();
+        self.shared.work_arrived.notify_all();
+        for caller in callers {
+            caller.fail(Error::Stopped);
+        }
+        for thread in self.threads.drain(..) {
+            // A panic of the thread was reported when it happened; there is nobody to pass it to.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A panic while the lock is held leaves maps and counters that are consistent enough to go on.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.lock().stats
+    }
+
+    /// Lets a call in, if there is room for all of its passages.
+    pub(crate) fn enter(&self, caller: Caller, deadline: Option<Instant>) -> Result<CallId, Error> {
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(Error::Stopped);
+        }
+        let passages = caller.passages();
+        if passages
+            > self
+                .limit_passages
+                .saturating_sub(state.stats.queued_passages)
+        {
+            state.stats.refused_calls += 1;
+            return Err(self.refusal(&state.stats, passages));
+        }
+        state.stats.queued_passages += passages;
+        let id = state.queue.enter(deadline);
+        state.callers.insert(id, caller);
+        Ok(id)
+    }
+
+    fn refusal(&self, stats: &Stats, call_passages: usize) -> Error {
+        let missing = (stats.queued_passages + call_passages).saturating_sub(self.limit_passages);
+        let per_passage = stats
+            .busy_time
+            .checked_div(stats.passages.try_into().unwrap_or(u32::MAX));
+        let until_free = per_passage.map(|time| time * missing as u32 / self.threads as u32);
+        Error::QueueFull {
+            queued_passages: stats.queued_passages,
+            call_passages,
+            limit_passages: self.limit_passages,
+            retry_after: until_free.unwrap_or(FIRST_RETRY_AFTER),
+        }
+    }
+
+    /// Adds a call's next pairs. False: the call has left.
+    pub(crate) fn push(
+        &self,
+        call: CallId,
+        pairs: impl IntoIterator<Item = (usize, Pair)>,
+    ) -> bool {
+        let is_there = self.lock().queue.push(call, pairs);
+        self.work_arrived.notify_all();
+        is_there
+    }
+
+    /// Ends a call with an error.
+    pub(crate) fn fail(&self, call: CallId, error: Error) {
+        self.lock().fail(call, error);
+    }
+
+    /// Ends a call; what waits of it is not computed. Without effect where it has ended.
+    pub(crate) fn leave(&self, call: CallId, why: Leaving) {
+        self.lock().leave(call, why);
+    }
+
+    /// Blocks until there is something to do.
+    fn next(&self, fails: bool) -> Work {
+        let check_at = Instant::now() + CHECK_INTERVAL;
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return Work::Stop;
+            }
+            for call in state.queue.expired(Instant::now()) {
+                state.leave(call, Leaving::Expired);
+            }
+            let others_work = state.failing_threads < self.threads;
+            let batch = if fails && others_work {
+                Batch::new()
+            } else {
+                state.take(self.threads)
+            };
+            if !batch.is_empty() {
+                return Work::Compute(batch);
+            }
+            if !fails {
+                state = self
+                    .work_arrived
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let until_check = check_at.saturating_duration_since(Instant::now());
+            if until_check.is_zero() {
+                return Work::Check;
+            }
+            let waited = self.work_arrived.wait_timeout(state, until_check);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Brings the logits of a batch to its callers.
+    fn complete(
+        &self,
+        batch: &[Taken],
+        result: Result<PairLogits, ScoreError>,
+        busy_time: Duration,
+    ) {
+        let mut state = self.lock();
+        state.count(batch, &result, busy_time);
+        for call in calls_of(batch) {
+            match &result {
+                Ok(logits) => state.deliver(call, batch, &logits.logits),
+                Err(error) => state.fail(call, error.clone().into()),
+            }
+        }
+    }
+
+    fn set_failing(&self, fails: bool) {
+        let mut state = self.lock();
+        if fails {
+            state.failing_threads += 1;
+        } else {
+            state.failing_threads -= 1;
+        }
+        self.readiness.set(state.failing_threads < self.threads);
+    }
+}
+
+enum Work {
+    Compute(Batch),
+    Check,
+    Stop,
+}
+
+impl State {
+    fn take(&mut self, threads: usize) -> Batch {
+        let batch = self.queue.take(threads);
+        for call in calls_of(&batch) {
+            if let Some(caller) = self.callers.get_mut(&call) {
+                caller.begin(part_of(call, &batch).count());
+            }
+        }
+        batch
+    }
+
+    fn count(
+        &mut self,
+        batch: &[Taken],
+        result: &Result<PairLogits, ScoreError>,
+        busy_time: Duration,
+    ) {
+        let lengths = || batch.iter().map(|taken| taken.pair.tokens());
+        let (tokens, longest) = (lengths().sum::<usize>(), lengths().max().unwrap_or(0));
+        let stats = &mut self.stats;
+        stats.batches += 1;
+        stats.passages += batch.len() as u64;
+        stats.tokens += tokens as u64;
+        stats.padding_tokens += (longest * batch.len() - tokens) as u64;
+        stats.busy_time += busy_time;
+        stats.model_time += result
+            .as_ref()
+            .map_or(Duration::ZERO, |logits| logits.model_time);
+    }
+
+    /// A call that has left meanwhile gets nothing.
+    fn deliver(&mut self, call: CallId, batch: &[Taken], logits: &[f32]) {
+        let Some(caller) = self.callers.get_mut(&call) else {
+            return;
+        };
+        let scored =
+            part_of(call, batch).map(|position| scored(&batch[position], logits[position]));
+        match scored.collect::<Result<Vec<_>, _>>() {
+            Ok(passages) => {
+                self.stats.queued_passages -= passages.len();
+                caller.complete(passages);
+                if caller.unscored() == 0 {
+                    self.remove(call);
+                }
+            }
+            Err(error) => self.fail(call, error.into()),
+        }
+    }
+
+    fn fail(&mut self, call: CallId, error: Error) {
+        if let Some(caller) = self.remove(call) {
+            caller.fail(error);
+        }
+    }
+
+    /// The caller of a call that ends now.
+    fn remove(&mut self, call: CallId) -> Option<Caller> {
+        self.queue.leave(call);
+        let caller = self.callers.remove(&call)?;
+        self.stats.queued_passages -= caller.unscored();
+        Some(caller)
+    }
+
+    fn leave(&mut self, call: CallId, why: Leaving) {
+        let Some(caller) = self.remove(call) else {
+            return;
+        };
+        let uncomputed = caller.uncomputed() as u64;
+        match why {
+            Leaving::Expired => self.stats.expired_passages += uncomputed,
+            Leaving::Abandoned => self.stats.abandoned_passages += uncomputed,
+        }
+    }
+
+    fn stop(&mut self) -> Vec<Caller> {
+        self.stopped = true;
+        let calls: Vec<CallId> = self.callers.keys().copied().collect();
+        calls
+            .into_iter()
+            .filter_map(|call| self.remove(call))
+            .collect()
+    }
+}
+
+/// The calls that have pairs in a batch, each once.
+fn calls_of(batch: &[Taken]) -> Vec<CallId> {
+    let mut calls: Vec<CallId> = batch.iter().map(|taken| taken.call).collect();
+    calls.sort_unstable();
+    calls.dedup();
+    calls
+}
+
+/// Where a call's pairs are in a batch.
+fn part_of(call: CallId, batch: &[Taken]) -> impl Iterator<Item = usize> {
+    let positions = batch.iter().enumerate();
+    positions
+        .filter(move |(_, taken)| taken.call == call)
+        .map(|(position, _)| position)
+}
+
+fn scored(taken: &Taken, logit: f32) -> Result<ScoredPassage, ScoreError> {
+    let &Taken {
+        index, ref pair, ..
+    } = taken;
+    if !logit.is_finite() {
+        return Err(ScoreError::NotFinite {
+            index,
+            score: logit,
+        });
+    }
+    Ok(ScoredPassage {
+        index,
+        logit,
+        tokens: pair.tokens(),
+        is_truncated: pair.is_truncated(),
+    })
+}
+
+/// One compute thread.
+struct Worker {
+    shared: Arc<Shared>,
+    model: Box<dyn ScorePairs>,
+    /// Whether the model failed when it was asked last.
+    fails: bool,
+}
+
+impl Worker {
+    fn work(mut self) {
+        loop {
+            match self.shared.next(self.fails) {
+                Work::Compute(batch) => self.compute(&batch),
+                Work::Check => self.check(),
+                Work::Stop => return,
+            }
+        }
+    }
+
+    fn compute(&mut self, batch: &[Taken]) {
+        let started = Instant::now();
+        let pairs: Vec<&Pair> = batch.iter().map(|taken| &taken.pair).collect();
+        let result = caught(|| self.model.score(&pairs));
+        let busy_time = started.elapsed();
+        // Before anyone is answered: who sees the failure finds it in the health.
+        match &result {
+            Ok(_) => self.set_fails(false),
+            Err(error) => {
+                tracing::error!(%error, cause = cause_of(error), "a batch failed");
+                self.check();
+            }
+        }
+        self.shared.complete(batch, result, busy_time);
+    }
+
+    fn check(&mut self) {
+        let checked = caught(|| self.model.check());
+        if let Err(error) = &checked {
+            tracing::error!(%error, cause = cause_of(error), "the model fails");
+        }
+        self.set_fails(checked.is_err());
+    }
+
+    fn set_fails(&mut self, fails: bool) {
+        if std::mem::replace(&mut self.fails, fails) != fails {
+            self.shared.set_failing(fails);
+        }
+    }
+}
+
+fn caught<T>(run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, ScoreError> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    result.unwrap_or_else(|_| Err(ScoreError::Model(Arc::new(Panicked))))
+}
+
+fn cause_of(error: &ScoreError) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map(ToString::to_string).unwrap_or_default()
+}
