@@ -59,4 +59,28 @@ pub enum VectorError {
         /// Values that were given.
         actual: usize,
     },
+    /// A token vector of a query or a passage is wrong.
+    #[error("token {token}: {source}")]
+    Token {
+        /// Which, from 0.
+        token: usize,
+        /// What is wrong with it.
+        source: Box<VectorError>,
+    },
+    /// Token vectors of dimensions that can't be.
+    #[error("token vectors of {dimensions} dimensions are not possible")]
+    TokenDimensions {
+        /// Dimensions that were asked for.
+        dimensions: usize,
+    },
+    /// A passage's tokens lie outside the blocks.
+    #[error("a passage at blocks {start} to {end} of {blocks}")]
+    PassageBlocks {
+        /// Its first block.
+        start: u32,
+        /// The block behind its last.
+        end: u32,
+        /// Blocks there are.
+        blocks: usize,
+    },
 }

@@ -76,7 +76,8 @@ fn scale_of(values: &[f32]) -> (f32, f32) {
     }
 }
 
-fn to_code(steps: f32) -> i8 {
+/// The nearest code; halves go to the even neighbour.
+pub(crate) fn to_code(steps: f32) -> i8 {
     steps.round_ties_even().clamp(-MAX_CODE_F32, MAX_CODE_F32) as i8
 }
 

@@ -7,6 +7,7 @@
     reason = "calls functions compiled for CPU features that were detected"
 )]
 
+pub(crate) mod max_sim;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;

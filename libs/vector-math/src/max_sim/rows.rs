@@ -1,0 +1,160 @@
+//! The token vectors of a segment's passages, and their scores.
+
+use std::ops::Range;
+
+use super::{TokenLayout, TokenQuery};
+use crate::{Kernels, VectorError};
+
+/// Blocks of passage tokens that lie somewhere else, e.g. in a mapped file. Which are whose is the caller's to know.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRows<'a> {
+    layout: TokenLayout,
+    blocks: &'a [u8],
+    kernels: Kernels,
+}
+
+/// What a token of a query matches best in a passage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenMatch {
+    /// The passage's token, from 0; of equally good ones the first.
+    pub token: usize,
+    /// Their cosine, as the score contains it.
+    pub cosine: f32,
+}
+
+impl<'a> TokenRows<'a> {
+    /// Blocks as [`TokenLayout::pack_passage`] makes them. Fastest when they start at a multiple of 64 bytes.
+    pub fn new(layout: TokenLayout, blocks: &'a [u8]) -> Result<Self, VectorError> {
+        let cut = blocks.len() % layout.block_bytes();
+        if cut != 0 {
+            return Err(VectorError::BlockSize {
+                what: "the last block of tokens",
+                expected: layout.block_bytes(),
+                actual: cut,
+            });
+        }
+        Ok(Self {
+            layout,
+            blocks,
+            kernels: Kernels::detected(),
+        })
+    }
+
+    /// The same rows with other kernels: for tests and benches.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
+    }
+
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len() / self.layout.block_bytes()
+    }
+
+    /// Scores passages in the order given, while `go_on` says so: it is asked before each, with how many are scored.
+    ///
+    /// A passage is the range of its blocks. The score is the sum over the query's tokens, in their order, of the
+    /// largest cosine: at most their number, but for the rounding of codes. A passage without blocks scores 0. The bits
+    /// are the same on every machine. A range beyond the blocks is refused before anything is scored.
+    pub fn score_while(
+        &self,
+        query: &TokenQuery,
+        passages: &[Range<u32>],
+        mut go_on: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<f32>, VectorError> {
+        self.check_query(query)?;
+        let blocks: Vec<&[u8]> = passages
+            .iter()
+            .map(|passage| self.passage(passage))
+            .collect::<Result<_, _>>()?;
+        let mut scores = Vec::with_capacity(blocks.len());
+        for (position, passage) in blocks.iter().enumerate() {
+            if !go_on(position) {
+                break;
+            }
+            let next = blocks.get(position + 1).copied().unwrap_or_default();
+            scores.push(self.score(query, passage, next));
+        }
+        Ok(scores)
+    }
+
+    /// For each token of the query its best match in a passage; empty for a passage without tokens.
+    ///
+    /// Plain loops over one passage, for explanations. The cosines add up to the score.
+    pub fn matches(
+        &self,
+        query: &TokenQuery,
+        passage: Range<u32>,
+    ) -> Result<Vec<TokenMatch>, VectorError> {
+        self.check_query(query)?;
+        let blocks = self.passage(&passage)?;
+        if blocks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let matches = (0..query.tokens()).map(|token| self.best_match(query, token, blocks));
+        Ok(matches.collect())
+    }
+
+    fn check_query(&self, query: &TokenQuery) -> Result<(), VectorError> {
+        if query.layout() == self.layout {
+            Ok(())
+        } else {
+            Err(VectorError::Width {
+                expected: self.layout.dimensions(),
+                actual: query.layout().dimensions(),
+            })
+        }
+    }
+
+    fn passage(&self, passage: &Range<u32>) -> Result<&'a [u8], VectorError> {
+        let byte = |block: u32| (block as usize).checked_mul(self.layout.block_bytes());
+        byte(passage.start)
+            .zip(byte(passage.end))
+            .and_then(|(start, end)| self.blocks.get(start..end))
+            .ok_or_else(|| VectorError::PassageBlocks {
+                start: passage.start,
+                end: passage.end,
+                blocks: self.blocks(),
+            })
+    }
+
+    /// Scores a passage and meanwhile fetches the next one, a part with each tile of the query.
+    fn score(&self, query: &TokenQuery, passage: &[u8], next: &[u8]) -> f32 {
+        if passage.is_empty() {
+            return 0.0;
+        }
+        let mut score = 0.0;
+        let mut parts = next.chunks(next.len().div_ceil(query.tiles().len().max(1)).max(1));
+        for (tile, scales) in query.tiles() {
+            self.kernels.prefetch(parts.next().unwrap_or_default());
+            let maxima = self.kernels.max_dots(tile, passage);
+            for (maximum, scale) in maxima.iter().zip(scales) {
+                score += *maximum as f32 * scale;
+            }
+        }
+        score
+    }
+
+    fn best_match(&self, query: &TokenQuery, token: usize, passage: &[u8]) -> TokenMatch {
+        let tokens = passage.len() / self.layout.block_bytes() * TokenLayout::BLOCK_TOKENS;
+        let dots = (0..tokens).map(|other| (other, self.dot(query, token, passage, other)));
+        let (token_of_passage, dot) =
+            dots.fold(
+                (0, i32::MIN),
+                |best, next| {
+                    if next.1 > best.1 { next } else { best }
+                },
+            );
+        TokenMatch {
+            token: token_of_passage,
+            cosine: dot as f32 * query.scale(token),
+        }
+    }
+
+    fn dot(&self, query: &TokenQuery, token: usize, passage: &[u8], other: usize) -> i32 {
+        let products = (0..self.layout.dimensions()).map(|dimension| {
+            i32::from(query.code(token, dimension))
+                * i32::from(self.layout.code(passage, other, dimension))
+        });
+        products.sum()
+    }
+}
