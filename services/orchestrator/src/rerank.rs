@@ -18,6 +18,7 @@ use crate::funnel::{Ranked, Run, StageWatch, within};
 use crate::plan::HeadPart;
 use crate::ranking::{LaterScores, Ranking};
 use search_core::{Deadline, StageReason, StageStatus};
+use service_kit::now;
 use std::collections::HashMap;
 use std::time::Duration;
 use tracing::Instrument;
@@ -26,6 +27,8 @@ use tracing::Instrument;
 const STAGE: &str = "rerank";
 /// Kept back for the answer, whose texts are mostly at hand; of short times a quarter.
 const MOST_KEPT_BACK: Duration = Duration::from_millis(50);
+/// A service that keeps the deadline ends its call so much before it, at most.
+const ENDS_BEFORE: Duration = Duration::from_millis(20);
 /// Longest passage that the contract allows; no model reads as much.
 const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 
@@ -94,33 +97,19 @@ impl Run<'_> {
         ranked: &mut Ranked,
         watch: &mut StageWatch,
     ) -> Result<Vec<Candidate>, SearchError> {
-        let ranking = &mut ranked.ranking;
-        self.settle_ties(ranking, window).await?;
-        let passages: Vec<PassageRef> = (0..window).map(|place| ranking.passage(place)).collect();
+        self.settle_ties(&mut ranked.ranking, window).await?;
+        let passages: Vec<PassageRef> = (0..window)
+            .map(|place| ranked.ranking.passage(place))
+            .collect();
         let looked_up = self.fetch(&passages, Wanted::Texts).await?;
         note_texts(&looked_up, watch);
         let found = passages.iter().zip(looked_up.passages);
         ranked.texts = found
             .filter_map(|(passage, text)| Some((passage.address, text?)))
             .collect();
-        let text = |passage: &PassageRef| ranked.texts.get(&passage.address);
-        let mut order: Vec<usize> = (0..window).collect();
-        order.sort_by(|left, right| {
-            let id = |place: usize| text(&passages[place]).map(|passage| &passage.document_id);
-            let by_score = ranking.score(*right).total_cmp(&ranking.score(*left));
-            by_score.then_with(|| id(*left).cmp(&id(*right)))
-        });
-        ranking.reorder(0, &order);
-        let share = MAX_PASSAGE_BYTES.min(MAX_ANSWER_BYTES / window);
-        let candidate = |place: usize| {
-            let text = readable(text(&ranking.passage(place))?, share)?;
-            let position = ranking.position(place);
-            Some(Candidate {
-                place,
-                position,
-                text,
-            })
-        };
+        order_equals(&passages, ranked);
+        let most_bytes = MAX_PASSAGE_BYTES.min(MAX_ANSWER_BYTES / window);
+        let candidate = |place| candidate(place, ranked, most_bytes);
         Ok((0..window).filter_map(candidate).collect())
     }
 
@@ -173,11 +162,19 @@ async fn gather(
     watch.time(reranking.timing());
     let read = reranking.read().to_vec();
     if read.iter().any(Option::is_none) {
-        // It ended the call of its own accord: for want of time, if it knows of any.
-        let reason = deadline.map_or(StageReason::Fault, |_| StageReason::Deadline);
-        watch.lessen(StageStatus::Partial, reason);
+        watch.lessen(StageStatus::Partial, why_it_ended(deadline));
     }
     read
+}
+
+/// Why a call ended of its own accord before all was read.
+fn why_it_ended(deadline: Option<Deadline>) -> StageReason {
+    let is_far = |deadline: Deadline| deadline.remaining(now()) > Some(ENDS_BEFORE);
+    if deadline.is_none_or(is_far) {
+        StageReason::Fault
+    } else {
+        StageReason::Deadline
+    }
 }
 
 /// Notes what keeps the stage from reading more.
@@ -197,6 +194,32 @@ fn note_texts(looked_up: &LookedUp, watch: &mut StageWatch) {
     if looked_up.oversized > 0 {
         watch.lessen(StageStatus::Partial, StageReason::Size);
     }
+}
+
+/// Puts equal scores of the head, whose passages these are, into the order of their document ids.
+fn order_equals(passages: &[PassageRef], ranked: &mut Ranked) {
+    let id = |place: usize| {
+        let text = ranked.texts.get(&passages[place].address);
+        text.map(|passage| &passage.document_id)
+    };
+    let score = |place: usize| ranked.ranking.score(place);
+    let mut order: Vec<usize> = (0..passages.len()).collect();
+    order.sort_by(|&left, &right| {
+        let by_score = score(right).total_cmp(&score(left));
+        by_score.then_with(|| id(left).cmp(&id(right)))
+    });
+    ranked.ranking.reorder(0, &order);
+}
+
+/// What is to be read of the document at this place; none where there is nothing to read.
+fn candidate(place: usize, ranked: &Ranked, most_bytes: usize) -> Option<Candidate> {
+    let passage = ranked.ranking.passage(place);
+    let text = readable(ranked.texts.get(&passage.address)?, most_bytes)?;
+    Some(Candidate {
+        place,
+        position: ranked.ranking.position(place),
+        text,
+    })
 }
 
 /// Title and text as an encoder reads them, cut to so many bytes; none where there is nothing to read.
@@ -233,5 +256,37 @@ fn merge(
     match window {
         0 => 0,
         _ => ranking.rerank(window, said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(title: &str, text: &str, most_bytes: usize) -> Option<String> {
+        let passage = Passage {
+            title: title.to_owned(),
+            text: text.to_owned(),
+            ..Passage::default()
+        };
+        readable(&passage, most_bytes)
+    }
+
+    #[test]
+    fn title_and_text_are_joined_by_a_space_and_cut_between_characters() {
+        assert_eq!(read("A title", "a text", 100).unwrap(), "A title a text");
+        assert_eq!(read("", "a text", 100).unwrap(), "a text");
+        assert_eq!(read("", "aéü", 4).unwrap(), "aé");
+        assert_eq!(read("", "aéü", 2).unwrap(), "a");
+        for (title, text) in [("", ""), ("", " \n"), (" ", "\u{3000}")] {
+            assert_eq!(read(title, text, 100), None);
+        }
+        assert_eq!(read("", "é", 1), None);
+    }
+
+    #[test]
+    fn a_quarter_of_short_times_is_kept_back() {
+        let reading = |left| time_for_reading(Duration::from_millis(left)).as_millis();
+        assert_eq!([0, 4, 100, 200, 400].map(reading), [0, 3, 75, 150, 350]);
     }
 }

@@ -53,6 +53,7 @@ impl RerankerClient {
             stream: self.peer.answer(answer)?,
             peer: self.peer.clone(),
             read,
+            messages: 0,
             fingerprint: None,
             timing: Timing::default(),
         })
@@ -66,15 +67,20 @@ pub(crate) struct Reranking {
     stream: Streaming<rerank::RerankResponse>,
     /// Parallel to the passages; none where there is no score yet.
     read: Vec<Option<ReadPassage>>,
+    /// How many have come.
+    messages: usize,
     /// Of the model that scores: one for the whole call.
     fingerprint: Option<String>,
     timing: Timing,
 }
 
 impl Reranking {
-    /// Takes the next batch; false when there is none. An answer that breaks the contract is an error, and nothing counts that the
-    /// peer has said.
+    /// Takes the next batch; false when there is none, or none is needed. An answer that breaks the contract is an error, and nothing
+    /// counts that the peer has said.
     pub(crate) async fn next(&mut self) -> Result<bool, CallError> {
+        if self.read.iter().all(Option::is_some) {
+            return Ok(false);
+        }
         let message = self.stream.message().await;
         let Some(batch) = self.peer.message(message)? else {
             return Ok(false);
@@ -91,17 +97,18 @@ impl Reranking {
         &self.read
     }
 
-    /// The longest wait for a compute thread, and all computing, so far.
+    /// Time waited and time computed so far.
     pub(crate) fn timing(&self) -> Timing {
         self.timing
     }
 
     fn take(&mut self, batch: rerank::RerankResponse) -> Result<(), FieldError> {
-        let scored = batch.indexes.len();
-        if scored == 0 {
-            // Else a peer could go on for ever without saying anything.
-            return Err(FieldError::new("indexes", "is empty"));
+        self.messages += 1;
+        if self.messages > self.read.len() + 1 {
+            // Each brings a score, and one may bring none: else a peer could go on for ever without saying anything.
+            return Err(FieldError::new("indexes", "are none once more"));
         }
+        let scored = batch.indexes.len();
         same_length("logits", batch.logits.len(), scored)?;
         same_length("scores", batch.scores.len(), scored)?;
         same_length("tokens", batch.tokens.len(), scored)?;
@@ -111,7 +118,7 @@ impl Reranking {
         }
         self.check_model(batch.fingerprint)?;
         let timing = Timing::from_wire(batch.timing);
-        self.timing.queue_us = self.timing.queue_us.max(timing.queue_us);
+        self.timing.queue_us = self.timing.queue_us.saturating_add(timing.queue_us);
         self.timing.compute_us = self.timing.compute_us.saturating_add(timing.compute_us);
         Ok(())
     }

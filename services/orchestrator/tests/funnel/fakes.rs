@@ -66,6 +66,8 @@ pub(crate) struct Script {
     pub(crate) refused_segments: u32,
     /// Addresses that the sparse retriever does not have.
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
+    /// Addresses of passages without text.
+    pub(crate) blank: BTreeSet<u64>,
     /// Length of each passage's text; none: a few words.
     pub(crate) text_bytes: Option<usize>,
     /// How often the sparse retriever was asked what it holds.
@@ -91,6 +93,7 @@ impl Script {
             hanging: Vec::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
+            blank: BTreeSet::new(),
             text_bytes: None,
             describes: 0,
             log: Vec::new(),
@@ -149,7 +152,10 @@ impl Script {
         }
     }
 
-    fn text(&self, passage: &Passage) -> String {
+    pub(crate) fn text(&self, passage: &Passage) -> String {
+        if self.blank.contains(&passage.address.to_u64()) {
+            return " ".to_owned();
+        }
         self.text_bytes.map_or_else(
             || format!("text of {}", passage.address),
             |bytes| "x".repeat(bytes),
@@ -178,7 +184,7 @@ pub(crate) struct Fake {
     pub(crate) bundles: Vec<&'static str>,
 }
 
-const TIMING: Option<common::Timing> = Some(common::Timing {
+pub(crate) const TIMING: Option<common::Timing> = Some(common::Timing {
     queue_us: 3,
     compute_us: 5,
 });
@@ -471,14 +477,14 @@ impl DenseRetrieverService for Fake {
 }
 
 /// Serves until the runtime ends.
-fn serve(name: &str, builder: ServerBuilder) -> MeshChannel {
+pub(crate) fn serve(name: &str, builder: ServerBuilder) -> MeshChannel {
     let server = builder.build(search_proto::FILE_DESCRIPTOR_SET).unwrap();
     let (listener, channel) = in_process(name);
     tokio::spawn(server.serve_in_process(listener, std::future::pending()));
     channel
 }
 
-fn builder() -> ServerBuilder {
+pub(crate) fn builder() -> ServerBuilder {
     ServerBuilder::new(ServerLimits::default())
 }
 

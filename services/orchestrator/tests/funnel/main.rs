@@ -5,5 +5,7 @@ mod answers;
 mod fakes;
 mod faults;
 mod requests;
+mod reranker;
+mod reranking;
 mod rescoring;
 mod sharding;

@@ -60,7 +60,7 @@ fn indexed() -> Script {
     )
 }
 
-fn with_rescores(mut script: Script, scores: &[(&str, f32)]) -> Script {
+pub(crate) fn with_rescores(mut script: Script, scores: &[(&str, f32)]) -> Script {
     script.rescore_fingerprint = RESCORE_FINGERPRINT.to_owned();
     let scores: BTreeMap<&str, f32> = scores.iter().copied().collect();
     for passage in &mut script.passages {
@@ -69,12 +69,12 @@ fn with_rescores(mut script: Script, scores: &[(&str, f32)]) -> Script {
     script
 }
 
-fn close(left: f64, right: f64) -> bool {
+pub(crate) fn close(left: f64, right: f64) -> bool {
     (left - right).abs() < 1e-6
 }
 
 /// What holds for every answer.
-fn check(answer: &search::SearchResponse) {
+pub(crate) fn check(answer: &search::SearchResponse) {
     let scores: Vec<f64> = answer.hits.iter().map(|hit| hit.score).collect();
     assert!(
         scores.is_sorted_by(|left, right| left >= right),
@@ -91,7 +91,7 @@ fn check(answer: &search::SearchResponse) {
     }
 }
 
-fn trail<'a>(hit: &'a search::Hit, stage: &str) -> Option<&'a search::ScoreTrail> {
+pub(crate) fn trail<'a>(hit: &'a search::Hit, stage: &str) -> Option<&'a search::ScoreTrail> {
     hit.trail.iter().find(|entry| entry.stage == stage)
 }
 
@@ -235,7 +235,7 @@ async fn pages_of_a_rescored_ranking_make_up_the_whole() {
 }
 
 /// The status and reason of a stage.
-fn outcome(answer: &search::SearchResponse, name: &str) -> (StageStatus, StageReason) {
+pub(crate) fn outcome(answer: &search::SearchResponse, name: &str) -> (StageStatus, StageReason) {
     (stage(answer, name).status(), stage(answer, name).reason())
 }
 
@@ -533,7 +533,7 @@ async fn equal_documents_at_the_end_of_the_window_go_by_their_ids() {
 }
 
 /// The funnel behind the fusion in a few lines: `ranked` is the fused ranking, best first, with its terms.
-fn oracle(
+pub(crate) fn oracle(
     ranked: &[(String, Vec<Term>)],
     own: &BTreeMap<String, f32>,
     window: usize,
@@ -557,7 +557,7 @@ fn oracle(
     answer
 }
 
-fn terms(hit: &search::Hit) -> Vec<Term> {
+pub(crate) fn terms(hit: &search::Hit) -> Vec<Term> {
     let term = |entry: &search::ScoreTrail| Term {
         normalized: entry.normalized,
         weight: entry.weight,
