@@ -32,8 +32,8 @@ pub enum Error {
         call_passages: usize,
         /// The queue's bound.
         limit_passages: usize,
-        /// When half of what waits will have been computed.
-        retry_after: Duration,
+        /// When there will be room; none: never for so many.
+        retry_after: Option<Duration>,
     },
     /// The deadline passed before any passage was scored.
     #[error("the deadline passed before any passage was scored")]
@@ -86,12 +86,14 @@ impl Error {
         }
     }
 
-    /// After which time the call may be tried again; none where trying again is of no use or needs no waiting.
+    /// What a refusal for load says of trying again, in milliseconds as gRPC has it: negative, not at all.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::QueueFull { retry_after, .. } => Some(*retry_after),
-            _ => None,
-        }
+    pub fn pushback_ms(&self) -> Option<i64> {
+        let Self::QueueFull { retry_after, .. } = self else {
+            return None;
+        };
+        // At least one: to try again at once would add to the load.
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1);
+        Some(retry_after.map_or(-1, millis))
     }
 }

@@ -157,9 +157,7 @@ impl RerankerService for App {
 
 fn status(error: &Error) -> Status {
     let mut status = service_kit::status::status(error.kind(), error, error.fields());
-    if let Some(after) = error.retry_after() {
-        // At least one: to try again at once would add to the load.
-        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+    if let Some(millis) = error.pushback_ms() {
         let metadata = status.metadata_mut();
         metadata.insert(PUSHBACK_METADATA, MetadataValue::from(millis));
     }

@@ -1,9 +1,10 @@
 //! Reads a query and its passages together: the contract `finemesh.rerank.v1` over a cross-encoder.
 //!
-//! The way of a call: `grpc` checks it, [`app`] has it read into pairs and put into the `queue`, where the compute threads of
-//! `workers` take batches of about one length from it, fairly among all calls; `scores` brings each batch back as it is computed.
+//! The way of a call: `grpc` checks it, [`app`] has it read into pairs and put into the `queue`; there the threads of `compute`, over what
+//! `workers` shares among them, take batches of about one length, fairly among all calls; `scores` brings each batch back.
 
 pub mod app;
+mod compute;
 pub mod config;
 pub mod error;
 mod grpc;

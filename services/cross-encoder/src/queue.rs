@@ -202,3 +202,6 @@ impl Waiting {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

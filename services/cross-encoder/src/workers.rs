@@ -1,10 +1,7 @@
-//! The compute threads: each has a model of its own and takes batches from the queue. Nothing is computed for a call that has left.
-//!
-//! A model that has failed is asked at once whether a pair whose logit is known still gets it. While it does not, the service says
-//! that it is not ready, and the thread asks again every second; it takes no work as long as another thread can.
+//! What the compute threads and the calls share: the queue, the callers, and who gets what was computed. Nothing is computed for a call
+//! that has left.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +9,7 @@ use std::time::{Duration, Instant};
 use inference::{Pair, PairLogits, ScoreError, ScorePairs};
 use service_kit::Readiness;
 
+use crate::compute::Worker;
 use crate::error::Error;
 use crate::queue::{Batch, CallId, Queue, Taken};
 use crate::scores::{Caller, ScoredPassage};
@@ -80,11 +78,6 @@ pub(crate) enum Leaving {
     Abandoned,
 }
 
-/// The model's code panicked.
-#[derive(Debug, thiserror::Error)]
-#[error("the computation panicked")]
-struct Panicked;
-
 impl Workers {
     /// One thread for each model.
     pub(crate) fn start(models: Vec<Box<dyn ScorePairs>>, limit_passages: usize) -> Self {
@@ -97,14 +90,7 @@ impl Workers {
         });
         let spawn = |model| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || {
-                Worker {
-                    shared,
-                    model,
-                    fails: false,
-                }
-                .work()
-            })
+            thread::spawn(move || Worker::new(shared, model).work())
         };
         Self {
             threads: models.into_iter().map(spawn).collect(),
@@ -168,17 +154,23 @@ impl Shared {
     }
 
     fn refusal(&self, stats: &Stats, call_passages: usize) -> Error {
-        let missing = (stats.queued_passages + call_passages).saturating_sub(self.limit_passages);
-        let per_passage = stats
-            .busy_time
-            .checked_div(stats.passages.try_into().unwrap_or(u32::MAX));
-        let until_free = per_passage.map(|time| time * missing as u32 / self.threads as u32);
+        let limit_passages = self.limit_passages;
+        let missing = (stats.queued_passages + call_passages).saturating_sub(limit_passages);
         Error::QueueFull {
             queued_passages: stats.queued_passages,
             call_passages,
-            limit_passages: self.limit_passages,
-            retry_after: until_free.unwrap_or(FIRST_RETRY_AFTER),
+            limit_passages,
+            retry_after: (call_passages <= limit_passages).then(|| self.time_of(stats, missing)),
         }
+    }
+
+    /// How long so many passages take, by those that were computed.
+    fn time_of(&self, stats: &Stats, passages: usize) -> Duration {
+        if stats.passages == 0 {
+            return FIRST_RETRY_AFTER;
+        }
+        let one = stats.busy_time.as_secs_f64() / stats.passages as f64;
+        Duration::from_secs_f64(one * passages as f64 / self.threads as f64)
     }
 
     /// Adds a call's next pairs. False: the call has left.
@@ -203,7 +195,7 @@ impl Shared {
     }
 
     /// Blocks until there is something to do.
-    fn next(&self, fails: bool) -> Work {
+    pub(crate) fn next(&self, fails: bool) -> Work {
         let check_at = Instant::now() + CHECK_INTERVAL;
         let mut state = self.lock();
         loop {
@@ -239,7 +231,7 @@ impl Shared {
     }
 
     /// Brings the logits of a batch to its callers.
-    fn complete(
+    pub(crate) fn complete(
         &self,
         batch: &[Taken],
         result: Result<PairLogits, ScoreError>,
@@ -255,7 +247,7 @@ impl Shared {
         }
     }
 
-    fn set_failing(&self, fails: bool) {
+    pub(crate) fn set_failing(&self, fails: bool) {
         let mut state = self.lock();
         if fails {
             state.failing_threads += 1;
@@ -266,7 +258,8 @@ impl Shared {
     }
 }
 
-enum Work {
+/// What a compute thread does next.
+pub(crate) enum Work {
     Compute(Batch),
     Check,
     Stop,
@@ -390,62 +383,5 @@ fn scored(taken: &Taken, logit: f32) -> Result<ScoredPassage, ScoreError> {
     })
 }
 
-/// One compute thread.
-struct Worker {
-    shared: Arc<Shared>,
-    model: Box<dyn ScorePairs>,
-    /// Whether the model failed when it was asked last.
-    fails: bool,
-}
-
-impl Worker {
-    fn work(mut self) {
-        loop {
-            match self.shared.next(self.fails) {
-                Work::Compute(batch) => self.compute(&batch),
-                Work::Check => self.check(),
-                Work::Stop => return,
-            }
-        }
-    }
-
-    fn compute(&mut self, batch: &[Taken]) {
-        let started = Instant::now();
-        let pairs: Vec<&Pair> = batch.iter().map(|taken| &taken.pair).collect();
-        let result = caught(|| self.model.score(&pairs));
-        let busy_time = started.elapsed();
-        // Before anyone is answered: who sees the failure finds it in the health.
-        match &result {
-            Ok(_) => self.set_fails(false),
-            Err(error) => {
-                tracing::error!(%error, cause = cause_of(error), "a batch failed");
-                self.check();
-            }
-        }
-        self.shared.complete(batch, result, busy_time);
-    }
-
-    fn check(&mut self) {
-        let checked = caught(|| self.model.check());
-        if let Err(error) = &checked {
-            tracing::error!(%error, cause = cause_of(error), "the model fails");
-        }
-        self.set_fails(checked.is_err());
-    }
-
-    fn set_fails(&mut self, fails: bool) {
-        if std::mem::replace(&mut self.fails, fails) != fails {
-            self.shared.set_failing(fails);
-        }
-    }
-}
-
-fn caught<T>(run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, ScoreError> {
-    let result = catch_unwind(AssertUnwindSafe(run));
-    result.unwrap_or_else(|_| Err(ScoreError::Model(Arc::new(Panicked))))
-}
-
-fn cause_of(error: &ScoreError) -> String {
-    let cause = std::error::Error::source(error);
-    cause.map(ToString::to_string).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests;
