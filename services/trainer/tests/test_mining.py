@@ -24,7 +24,7 @@ NO_FILTER: dict = {}
 
 
 def hit(name: str, dense: float, sparse: float = 1.0, text: str = "") -> Hit:
-    return Hit(name, "", text or f"text of {name}", {"sparse": sparse, "dense": dense})
+    return Hit(name, 0.0, "", text or f"text of {name}", {"sparse": sparse, "dense": dense})
 
 
 def source(name: str = "near", ranking: str = "dense", ranks: tuple[int, int] = (1, 10), negatives: int = 1) -> Source:
@@ -60,7 +60,7 @@ def test_the_positive_is_never_drawn() -> None:
     ids=["cut as the mesh cuts", "a title that was taken out stays out", "a sentence that was taken out stays out"],
 )
 def test_the_positives_passage_is_the_meshs_unless_that_says_more(own: str, expected: str) -> None:
-    served = Hit("p", "The Title", "Second part.", {"sparse": 1.0, "dense": 1.0})
+    served = Hit("p", 0.0, "The Title", "Second part.", {"sparse": 1.0, "dense": 1.0})
     assert positive_passage(own, served) == expected
 
 

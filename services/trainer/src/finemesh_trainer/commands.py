@@ -27,6 +27,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base-apart", action="store_true", help="refer to the base's model.safetensors for what it has already"
     )
+    parser.add_argument(
+        "--heads",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of training queries (the command heads): an int8 cross-encoder keeps their order",
+    )
     parser.set_defaults(run=run_export)
 
 
@@ -44,6 +52,6 @@ def run_export(args: argparse.Namespace) -> int:
     """Writes the bundle and says how far it is from PyTorch."""
     from finemesh_trainer.export import export
 
-    exported = export(args.folder, args.output, int8=args.int8, base_apart=args.base_apart)
+    exported = export(args.folder, args.output, int8=args.int8, base_apart=args.base_apart, heads=args.heads)
     print(f"{args.output}: differs from PyTorch by {exported.difference:.2e} at most; tolerance {exported.tolerance:g}")
     return 0

@@ -30,14 +30,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from finemesh_trainer.base_apart import refer_to_base
 from finemesh_trainer.card import CARD_FILE
 from finemesh_trainer.errors import ConfigError, TrainerError
 from finemesh_trainer.export_content import Content, GraphKind, Rows
+from finemesh_trainer.heads.head import Head, read_heads
+from finemesh_trainer.int8_choice import Choice, choose, open_session
 from finemesh_trainer.models.base import TOKENIZER_FILE, WEIGHTS_FILE
-from finemesh_trainer.runs import load_content
+from finemesh_trainer.rerank_task import load_cross_encoder
+from finemesh_trainer.runs import is_cross_encoder, load_content
 
 INT8_MARGIN = 2.0
 """Other processors' int8 kernels round differently again."""
@@ -52,8 +54,11 @@ class Exported:
     difference: float
 
 
-def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Exported:
+def export(folder: Path, output: Path, *, int8: bool, base_apart: bool, heads: Sequence[Path] = ()) -> Exported:
     """Makes the bundle `output` of the weights in a run's folder. Nothing is left behind when it fails.
+
+    An int8 cross-encoder orders the heads in the files `heads` as f32 does, Spearman .99 in each, with as many of its
+    matrices in int8 as that allows. Without `heads` all are.
 
     Raises:
         ConfigError: when there is no run, or something at the bundle's place.
@@ -61,7 +66,9 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Expor
     """
     if output.exists():
         raise ConfigError([f"--output: {output} exists already"])
-    content = load_content(folder, GraphKind(int8=int8, keep_adapters=base_apart and not int8))
+    choice = choose_precisions(folder, read_heads(heads), int8=int8) if heads else None
+    precisions = choice.precisions if choice else {}
+    content = load_content(folder, GraphKind(int8, base_apart and not int8, precisions))
     staging = output.with_name(f".{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -71,11 +78,28 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool) -> Expor
         write_json(staging / "bundle.json", content.description | {"tolerance": exported.tolerance})
         write_json(staging / "golden.json", {"origin": GOLDEN_ORIGIN, "entries": content.golden})
         shutil.copyfile(content.base / TOKENIZER_FILE, staging / TOKENIZER_FILE)
-        shutil.copyfile(folder / CARD_FILE, staging / CARD_FILE)
+        write_bundle_card(folder / CARD_FILE, staging / CARD_FILE, choice)
         staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return exported
+
+
+def choose_precisions(folder: Path, heads: Sequence[Head], *, int8: bool) -> Choice:
+    """What the heads allow.
+
+    Raises:
+        ConfigError: for anything but an int8 cross-encoder.
+    """
+    if not int8 or not is_cross_encoder(folder):
+        raise ConfigError(["--heads: are for int8 cross-encoders"])
+    return choose(load_cross_encoder(folder), heads)
+
+
+def write_bundle_card(card: Path, path: Path, choice: Choice | None) -> None:
+    """The run's model card, and how its matrices were quantised."""
+    sections = [card.read_text("utf-8"), *([choice.described() + "\n"] if choice else [])]
+    path.write_text("\n".join(sections), encoding="utf-8")
 
 
 def write_graph(content: Content, staging: Path, *, base_apart: bool) -> None:
@@ -102,9 +126,7 @@ def check_graph(content: Content, staging: Path, *, int8: bool) -> Exported:
 
 def largest_difference(graph: Path, rows: Sequence[Rows]) -> float:
     """Over all outputs of all golden inputs; padding is not looked at."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(str(graph))
     differences = [0.0]
     for batch in rows:
         outputs = session.run(list(batch.expected), batch.inputs)

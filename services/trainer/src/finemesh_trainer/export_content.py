@@ -1,7 +1,7 @@
 """What goes into a bundle: the graph, its description, and the golden inputs with what PyTorch gives for them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from finemesh_trainer.models.cross_encoder import CrossEncoder, padded
 from finemesh_trainer.models.encoder import Encoder, Vectors
 from finemesh_trainer.models.exact_match import PairIds
 from finemesh_trainer.models.graph import Graph, add_bert
-from finemesh_trainer.models.int8 import Int8Graph
+from finemesh_trainer.models.int8 import Int8Graph, Precision
 
 FORMAT = 1
 SCORE_TOLERANCE = 1e-3
@@ -64,11 +64,13 @@ class GraphKind:
     int8: bool
     keep_adapters: bool
     """Adapters stay beside the matrices that they change, to be folded in when the graph is loaded."""
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
+    """Of an int8 graph's matrices, by their names; `per_token` for the others."""
 
     def start(self, model: nn.Module) -> Graph:
         """An empty graph over a model's weights."""
         weights = adapter_state(model) if self.keep_adapters else merged_state(model)
-        return Int8Graph(weights) if self.int8 else Graph(weights)
+        return Int8Graph(weights, precisions=self.precisions) if self.int8 else Graph(weights)
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,15 @@ def common_description(run: Run) -> dict[str, Any]:
 def rerank_graph(model: CrossEncoder, kind: GraphKind) -> onnx.ModelProto:
     """The cross-encoder's graph."""
     graph = kind.start(model)
+    add_cross_encoder(graph, model)
+    return graph.model("cross_encoder", ["input_ids", "attention_mask", "token_type_ids"], {"score": ["batch"]})
+
+
+def add_cross_encoder(graph: Graph, model: CrossEncoder) -> None:
+    """Adds all nodes up to the output `score`."""
     states = add_bert(graph, model.bert.config, "bert.", with_segments=True, first_only=True)
     logit = graph.linear(states, "score", "logit", exact=True)
     graph.node("Reshape", [logit, graph.constant("flat", np.array([-1]))], "score")
-    return graph.model("cross_encoder", ["input_ids", "attention_mask", "token_type_ids"], {"score": ["batch"]})
 
 
 def golden_score(model: CrossEncoder, pair: PairIds) -> float:

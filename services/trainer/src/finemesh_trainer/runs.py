@@ -46,9 +46,18 @@ def load_content(folder: Path, kind: GraphKind) -> Content:
     Raises:
         ConfigError: when there is no run in it.
     """
+    if is_cross_encoder(folder):
+        return rerank_content(load_cross_encoder(folder), kind)
+    return encode_content(load_encoder(folder), kind)
+
+
+def is_cross_encoder(folder: Path) -> bool:
+    """Whether a run's folder holds a cross-encoder; otherwise an encoder.
+
+    Raises:
+        ConfigError: when there is no run in it.
+    """
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise ConfigError([f"{folder}: holds no run: {SETTINGS_FILE} is missing"])
-    if json.loads(path.read_text("utf-8"))["task"] == "encode":
-        return encode_content(load_encoder(folder), kind)
-    return rerank_content(load_cross_encoder(folder), kind)
+    return json.loads(path.read_text("utf-8"))["task"] == "rerank"

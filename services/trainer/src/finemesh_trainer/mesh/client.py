@@ -67,6 +67,7 @@ class Hit:
     """A document by its best passage. `scores` are raw, by stage: BM25 for "sparse", the cosine for "dense"."""
 
     id: str
+    score: float
     title: str
     text: str
     scores: dict[str, float]
@@ -130,13 +131,17 @@ class SearchClient:
             QueryRefused: the mesh does not take this query.
             MeshError: it cannot answer, or only in part: a partial list would pass for a whole one in training.
         """
+        return self.ask(collection, query, FUSING_PIPELINE, hits, self._fusion(ranking))
+
+    def ask(self, collection: str, query: str, pipeline: str, hits: int, fusion: Any = None) -> Answer:
+        """The best `hits` documents of any pipeline; `fusion` stands in place of its own.
+
+        Raises:
+            QueryRefused: the mesh does not take this query.
+            MeshError: it cannot answer, or only in part.
+        """
         request = self._request_type(
-            collection=collection,
-            query=query,
-            k=hits,
-            pipeline=FUSING_PIPELINE,
-            fusion=self._fusion(ranking),
-            explain=True,
+            collection=collection, query=query, k=hits, pipeline=pipeline, fusion=fusion, explain=True
         )
         response = self._call(self._search, request)
         if response.degraded:
@@ -185,7 +190,7 @@ def message_type(pool: DescriptorPool, name: str) -> Any:
 
 def read_hit(hit: Any) -> Hit:
     """A hit of the wire, with its score trail as a table."""
-    return Hit(hit.id, hit.title, hit.text, {entry.stage: entry.raw for entry in hit.trail})
+    return Hit(hit.id, hit.score, hit.title, hit.text, {entry.stage: entry.raw for entry in hit.trail})
 
 
 def shortcomings(response: Any) -> str:
