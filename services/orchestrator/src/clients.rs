@@ -1,20 +1,22 @@
 //! The calls to the stages: generated clients inside, domain types outside, and no trust in what a peer answers.
 
+mod dense;
+mod encoder;
 mod reranker;
+mod sparse;
 
+pub(crate) use dense::DenseClient;
+pub(crate) use encoder::EncoderClient;
 pub(crate) use reranker::{ReadPassage, RerankerClient, Reranking};
+pub(crate) use sparse::SparseClient;
 
 use crate::error::{CallError, Service};
 use search_core::{
-    Address, Candidate, Deadline, ErrorKind, FieldError, Filter, RefusedCollection, Score,
-    SnapshotId,
+    Candidate, Deadline, ErrorKind, FieldError, Filter, RefusedCollection, Score, SnapshotId,
 };
-use search_proto::dense::dense_retriever_service_client::DenseRetrieverServiceClient;
-use search_proto::encoder::encoder_service_client::EncoderServiceClient;
-use search_proto::sparse::sparse_retriever_service_client::SparseRetrieverServiceClient;
-use search_proto::{common, convert, dense, encoder, sparse};
+use search_proto::{common, convert};
+use service_kit::MeshChannel;
 use service_kit::status::{fields_of, kind_of};
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
 use tonic::{Response, Status};
 
 /// Most shards of a collection; the contract's limit.
@@ -185,7 +187,11 @@ impl Peer {
     }
 
     /// What a retriever says about as many passages as were asked for.
-    fn scored(&self, asked: usize, wire: &sparse::ScoreResponse) -> Result<Scored, CallError> {
+    fn scored(
+        &self,
+        asked: usize,
+        wire: &search_proto::sparse::ScoreResponse,
+    ) -> Result<Scored, CallError> {
         let scored = scores(&wire.scores, asked).and_then(|scores| {
             Ok(Scored {
                 scores,
@@ -218,258 +224,6 @@ impl Peer {
     }
 }
 
-/// One encoder.
-#[derive(Clone, Debug)]
-pub(crate) struct EncoderClient {
-    peer: Peer,
-    client: EncoderServiceClient<MeshChannel>,
-}
-
-impl EncoderClient {
-    pub(crate) fn new(channel: MeshChannel) -> Self {
-        Self {
-            peer: Peer::new(Service::Encoder, &channel),
-            client: EncoderServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        }
-    }
-
-    /// Fingerprints of the bundles that it serves.
-    pub(crate) async fn bundles(
-        &self,
-        deadline: Option<Deadline>,
-    ) -> Result<Vec<String>, CallError> {
-        let request = with_deadline(encoder::DescribeRequest {}, deadline, now());
-        let described = self
-            .peer
-            .answer(self.client.clone().describe(request).await)?;
-        let bundles = described.bundles.into_iter();
-        Ok(bundles.map(|bundle| bundle.fingerprint).collect())
-    }
-
-    /// Encodes one query with the bundle of this fingerprint; of none, with what the encoder serves first: the caller compares the
-    /// fingerprint of what it gets.
-    pub(crate) async fn encode(
-        &self,
-        text: String,
-        fingerprint: &str,
-        deadline: Option<Deadline>,
-    ) -> Result<Encoded, CallError> {
-        let request = encoder::EncodeRequest {
-            texts: vec![text],
-            task: encoder::Task::Query.into(),
-            with_token_vectors: false,
-            expected_fingerprint: fingerprint.to_owned(),
-        };
-        let answer = self
-            .client
-            .clone()
-            .encode(with_deadline(request, deadline, now()))
-            .await;
-        let encoded = self.peer.answer(answer)?;
-        check_vector(&encoded).map_err(|error| self.peer.malformed(&error))?;
-        Ok(Encoded {
-            vector: encoded.vectors,
-            fingerprint: encoded.fingerprint,
-            timing: Timing::from_wire(encoded.timing),
-        })
-    }
-}
-
-fn check_vector(encoded: &encoder::EncodeResponse) -> Result<(), FieldError> {
-    let is_one_vector =
-        !encoded.vectors.is_empty() && encoded.vectors.len() == encoded.dimensions as usize;
-    if !is_one_vector {
-        let message = format!(
-            "has {} numbers for {} dimensions",
-            encoded.vectors.len(),
-            encoded.dimensions
-        );
-        return Err(FieldError::new("vectors", message));
-    }
-    if encoded.vectors.iter().any(|number| !number.is_finite()) {
-        return Err(FieldError::new("vectors", "must be finite"));
-    }
-    Ok(())
-}
-
-/// One sparse retriever, which holds the stored documents too.
-#[derive(Clone, Debug)]
-pub(crate) struct SparseClient {
-    peer: Peer,
-    client: SparseRetrieverServiceClient<MeshChannel>,
-}
-
-impl SparseClient {
-    pub(crate) fn new(channel: MeshChannel) -> Self {
-        Self {
-            peer: Peer::new(Service::SparseRetriever, &channel),
-            client: SparseRetrieverServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        }
-    }
-
-    pub(crate) async fn describe(
-        &self,
-        deadline: Option<Deadline>,
-    ) -> Result<Described, CallError> {
-        let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        self.peer
-            .described(self.client.clone().describe(request).await)
-    }
-
-    pub(crate) async fn search(
-        &self,
-        target: Target<'_>,
-        query: &str,
-        reach: Reach<'_>,
-    ) -> Result<Found, CallError> {
-        let request = sparse::SearchRequest {
-            snapshot: target.snapshot(),
-            query: query.to_owned(),
-            limit: reach.limit,
-            filter: reach.filter.map(convert::filter_to_wire),
-            shard: target.shard,
-        };
-        let answer = self
-            .client
-            .clone()
-            .search(with_deadline(request, target.deadline, now()))
-            .await;
-        let found = self.peer.answer(answer)?;
-        Ok(Found {
-            candidates: self.peer.candidates(found.candidates, reach)?,
-            refused_segments: found.refused_segments,
-            timing: Timing::from_wire(found.timing),
-        })
-    }
-
-    pub(crate) async fn score(
-        &self,
-        target: Target<'_>,
-        query: &str,
-        addresses: &[Address],
-    ) -> Result<Scored, CallError> {
-        let request = sparse::ScoreRequest {
-            snapshot: target.snapshot(),
-            query: query.to_owned(),
-            addresses: convert::addresses_to_wire(addresses),
-            shard: target.shard,
-        };
-        let answer = self
-            .client
-            .clone()
-            .score(with_deadline(request, target.deadline, now()))
-            .await;
-        let scored = self.peer.answer(answer)?;
-        self.peer.scored(addresses.len(), &scored)
-    }
-
-    pub(crate) async fn fetch(
-        &self,
-        target: Target<'_>,
-        addresses: &[Address],
-        ids_only: bool,
-    ) -> Result<Fetched, CallError> {
-        let request = sparse::FetchRequest {
-            snapshot: target.snapshot(),
-            addresses: convert::addresses_to_wire(addresses),
-            ids_only,
-            shard: target.shard,
-        };
-        let answer = self
-            .client
-            .clone()
-            .fetch(with_deadline(request, target.deadline, now()))
-            .await;
-        let fetched = self.peer.answer(answer)?;
-        passages(fetched, addresses.len()).map_err(|error| self.peer.malformed(&error))
-    }
-}
-
-/// One dense retriever.
-#[derive(Clone, Debug)]
-pub(crate) struct DenseClient {
-    peer: Peer,
-    client: DenseRetrieverServiceClient<MeshChannel>,
-}
-
-impl DenseClient {
-    pub(crate) fn new(channel: MeshChannel) -> Self {
-        Self {
-            peer: Peer::new(Service::DenseRetriever, &channel),
-            client: DenseRetrieverServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        }
-    }
-
-    pub(crate) async fn describe(
-        &self,
-        deadline: Option<Deadline>,
-    ) -> Result<Described, CallError> {
-        let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        self.peer
-            .described(self.client.clone().describe(request).await)
-    }
-
-    pub(crate) async fn search(
-        &self,
-        target: Target<'_>,
-        query: &Encoded,
-        reach: Reach<'_>,
-    ) -> Result<Found, CallError> {
-        let request = dense::SearchRequest {
-            snapshot: target.snapshot(),
-            vector: query.vector.clone(),
-            encoder_fingerprint: query.fingerprint.clone(),
-            limit: reach.limit,
-            // The collection's own.
-            prefix_depth: 0,
-            filter: reach.filter.map(convert::filter_to_wire),
-            shard: target.shard,
-        };
-        let answer = self
-            .client
-            .clone()
-            .search(with_deadline(request, target.deadline, now()))
-            .await;
-        let found = self.peer.answer(answer)?;
-        Ok(Found {
-            candidates: self.peer.candidates(found.candidates, reach)?,
-            refused_segments: found.refused_segments,
-            timing: Timing::from_wire(found.timing),
-        })
-    }
-
-    pub(crate) async fn score(
-        &self,
-        target: Target<'_>,
-        query: &Encoded,
-        addresses: &[Address],
-    ) -> Result<Scored, CallError> {
-        let request = dense::ScoreRequest {
-            snapshot: target.snapshot(),
-            vector: query.vector.clone(),
-            encoder_fingerprint: query.fingerprint.clone(),
-            addresses: convert::addresses_to_wire(addresses),
-            shard: target.shard,
-        };
-        let answer = self
-            .client
-            .clone()
-            .score(with_deadline(request, target.deadline, now()))
-            .await;
-        let scored = self.peer.answer(answer)?;
-        // A vector excludes nothing; otherwise the answers are alike.
-        let scored = sparse::ScoreResponse {
-            scores: scored.scores,
-            excluded: Vec::new(),
-            unknown: scored.unknown,
-            timing: scored.timing,
-        };
-        self.peer.scored(addresses.len(), &scored)
-    }
-}
-
 fn at_most(
     wire: Option<common::Candidates>,
     reach: Reach<'_>,
@@ -490,34 +244,6 @@ fn scores(wire: &[f32], asked: usize) -> Result<Vec<Score>, FieldError> {
     same_length("scores", wire.len(), asked)?;
     convert::scores_from_wire(wire)
 }
-
-fn passages(wire: sparse::FetchResponse, asked: usize) -> Result<Fetched, FieldError> {
-    same_length("passages", wire.passages.len(), asked)?;
-    let unknown = positions(&wire.unknown, asked, "unknown")?;
-    let mut passages: Vec<_> = wire
-        .passages
-        .into_iter()
-        .map(|passage| Some(passage_from_wire(passage)))
-        .collect();
-    for position in unknown {
-        passages[position] = None;
-    }
-    Ok(Fetched {
-        passages,
-        timing: Timing::from_wire(wire.timing),
-    })
-}
-
-fn passage_from_wire(wire: sparse::Passage) -> Passage {
-    Passage {
-        document_id: wire.document_id,
-        title: wire.title,
-        text: wire.text,
-        metadata_json: wire.metadata_json,
-        passage: wire.passage,
-    }
-}
-
 fn same_length(path: &str, found: usize, asked: usize) -> Result<(), FieldError> {
     if found == asked {
         return Ok(());

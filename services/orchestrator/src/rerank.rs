@@ -177,10 +177,15 @@ fn why_it_ended(deadline: Option<Deadline>) -> StageReason {
     }
 }
 
-/// Notes what keeps the stage from reading more.
+/// Notes what keeps the stage from reading more. That the time is up is no trouble: it is what the stage is made for.
 fn note(error: &SearchError, watch: &mut StageWatch) {
-    tracing::warn!(%error, "not all of the head is reranked");
-    watch.lessen(StageStatus::Partial, error.reason());
+    let reason = error.reason();
+    if reason == StageReason::Deadline {
+        tracing::debug!(%error, "the time for reading is up");
+    } else {
+        tracing::warn!(%error, "not all of the head is reranked");
+    }
+    watch.lessen(StageStatus::Partial, reason);
 }
 
 /// Notes which texts could not be had.

@@ -7,5 +7,6 @@ mod faults;
 mod requests;
 mod reranker;
 mod reranking;
+mod reranking_faults;
 mod rescoring;
 mod sharding;
