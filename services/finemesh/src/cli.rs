@@ -87,6 +87,8 @@ pub(crate) enum Target {
     DenseRetriever,
     /// Query and passages read together
     CrossEncoder,
+    /// In its place: a language model behind an endpoint
+    LlmReranker,
     /// The public search interface
     Orchestrator,
     /// The public interface for changing collections
@@ -102,6 +104,7 @@ impl Target {
             Target::SparseRetriever => "sparse-retriever",
             Target::DenseRetriever => "dense-retriever",
             Target::CrossEncoder => "cross-encoder",
+            Target::LlmReranker => "llm-reranker",
             Target::Orchestrator => "orchestrator",
             Target::Indexer => "indexer",
         }

@@ -27,6 +27,7 @@ pub(crate) struct RawConfig {
     sparse_retriever: sparse_retriever::RawConfig,
     dense_retriever: dense_retriever::RawConfig,
     cross_encoder: cross_encoder::RawConfig,
+    llm_reranker: llm_reranker::RawConfig,
     orchestrator: orchestrator::RawConfig,
     indexer: indexer::RawConfig,
 }
@@ -113,6 +114,7 @@ pub(crate) struct Config {
     pub(crate) sparse_retriever: sparse_retriever::Config,
     pub(crate) dense_retriever: dense_retriever::Config,
     pub(crate) cross_encoder: cross_encoder::Config,
+    pub(crate) llm_reranker: llm_reranker::Config,
     pub(crate) orchestrator: orchestrator::Config,
     pub(crate) indexer: indexer::Config,
 }
@@ -182,6 +184,7 @@ impl RawConfig {
             sparse_retriever: self.sparse_retriever.validate("sparse_retriever", problems),
             dense_retriever: self.dense_retriever.validate("dense_retriever", problems),
             cross_encoder: self.cross_encoder.validate("cross_encoder", problems),
+            llm_reranker: self.llm_reranker.validate("llm_reranker", problems),
             orchestrator: self.orchestrator.validate("orchestrator", problems),
             indexer: self.indexer.validate("indexer", problems),
             server: server?,
@@ -310,6 +313,7 @@ mod tests {
         raw.models.rescorer_bundle = PathBuf::from("/nor/does/this");
         raw.models.reranker_bundle = PathBuf::from("/or/this");
         raw.cross_encoder.queue_passages = 0;
+        raw.llm_reranker.endpoint = "nowhere".to_owned();
         raw.peers.encoder = vec!["host".to_owned()];
         let mut problems = Problems::default();
         assert!(raw.validate(&mut problems).is_none());
@@ -325,7 +329,9 @@ mod tests {
                 "models.rescorer_bundle",
                 "models.reranker_bundle",
                 "peers.encoder[0]",
-                "cross_encoder.queue_passages"
+                "cross_encoder.queue_passages",
+                "llm_reranker.model",
+                "llm_reranker.endpoint"
             ]
         );
     }

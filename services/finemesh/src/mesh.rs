@@ -67,6 +67,9 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
                 cross_encoder.add_to(&mut builder);
             }
         }
+        Target::LlmReranker => {
+            llm_reranker::App::start(config.llm_reranker.clone())?.add_to(&mut builder);
+        }
         Target::Orchestrator => {
             let peers = tcp_peers(&config.peers)?;
             orchestrator::App::start(config.orchestrator.clone(), peers).add_to(&mut builder);
