@@ -192,7 +192,7 @@ pub(crate) struct SearchArgs {
     /// Hits to leave out before the first
     #[arg(long, default_value_t = 0)]
     pub(crate) offset: u32,
-    /// sparse, dense, hybrid or one from the configuration [default: the server's]
+    /// sparse, dense, hybrid, full or one from the configuration [default: the server's]
     #[arg(long, default_value = "")]
     pub(crate) pipeline: String,
     /// Condition on the metadata, e.g. 'year >= 2019 and lang = "en"'
