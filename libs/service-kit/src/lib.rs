@@ -11,6 +11,7 @@ pub mod config;
 pub mod deadline;
 mod guarded;
 mod health;
+mod malformed;
 mod overload;
 mod panics;
 pub mod readiness;

@@ -24,7 +24,7 @@ use crate::around::around;
 use crate::health::{Health, Watched};
 use crate::readiness::Readiness;
 use crate::transport::{Cuttable, InProcessListener, pipes, sockets};
-use crate::{deadline, overload, panics, trace};
+use crate::{deadline, malformed, overload, panics, trace};
 
 /// Largest message, in either direction. A thousand hits with their texts are 2 MiB, 65,536 addresses 0.5 MiB.
 /// Every generated server and client is given it as its decoding and encoding limit.
@@ -222,6 +222,8 @@ impl Server {
             }))
             // Above the handler, whose future it drops; below the refusals, which take no time.
             .layer(around(deadline::obey))
+            // The layers above see it as the refusal that it is.
+            .layer(around(malformed::refuse))
             // Innermost: the layers above see a panic as an answer.
             .layer(around(panics::catch))
             .serve_with_incoming_shutdown(self.routes, connections, shutdown)

@@ -2,9 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use search_proto::rerank::RerankRequest;
+use bytes::BufMut;
+use http::uri::PathAndQuery;
+use search_proto::rerank::{RerankRequest, RerankResponse};
 use service_kit::status::fields_of;
-use tonic::Code;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
 
 use crate::scripted::{Service, request};
 
@@ -52,6 +57,55 @@ async fn every_wrong_field_is_named() {
     // What is refused takes no place.
     service.until(|app| app.stats().queued_passages == 0).await;
     assert_eq!(service.rerank(request(&["a"])).await.unwrap().indexes, [0]);
+}
+
+/// Sends bytes as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = &'static [u8];
+    type Decode = RerankResponse;
+    type Encoder = Self;
+    type Decoder = <ProstCodec<RerankRequest, RerankResponse> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<RerankRequest, RerankResponse>::default().decoder()
+    }
+}
+
+impl Encoder for Raw {
+    type Item = &'static [u8];
+    type Error = Status;
+
+    fn encode(&mut self, bytes: &'static [u8], buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(bytes);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_the_callers_fault() {
+    let service = Service::free();
+    let path = PathAndQuery::from_static("/finemesh.rerank.v1.RerankerService/Rerank");
+    let cases: [(&[u8], &str); 4] = [
+        (b"\x0a\x02\xc3\x28", "query"),
+        (b"\x0a\x01q\x12\x01\xff", "passages"),
+        (b"\x18\xff", "max_results"),
+        (b"\xff", ""),
+    ];
+    for (bytes, field) in cases {
+        let mut client = Grpc::new(service.channel.clone());
+        client.ready().await.unwrap();
+        let answer = client.unary(Request::new(bytes), path.clone(), Raw).await;
+        let status = answer.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert_eq!(fields_of(&status)[0].path, field, "{status}");
+    }
 }
 
 #[tokio::test]
