@@ -1,4 +1,4 @@
-//! The arithmetic of dense retrieval, in one place for indexing, querying and training export alike.
+//! The arithmetic of dense retrieval and late interaction, in one place for indexing, querying and training export alike.
 //!
 //! A vector goes through four steps, always in this order ([`VectorCoder`]): **rotate** (a PCA of the
 //! collection, for models that weren't trained with Matryoshka), **truncate** to the stored
@@ -19,6 +19,9 @@
 //! without them, .995 with them): the rotation spreads the energy evenly within each block, so that no
 //! code range is wasted on one dominant component; and the query keeps a second code of 8 bits for what
 //! the first one rounds away. Both are free for the scan.
+//!
+//! Late interaction has codes of its own, one vector per token ([`TokenLayout`]), and sums of largest cosines
+//! ([`TokenRows`], MaxSim).
 
 mod bytes;
 mod coder;

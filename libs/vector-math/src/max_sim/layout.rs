@@ -14,6 +14,12 @@ const PADDED_DIMENSIONS: usize = 2 * GROUP_DIMENSIONS;
 pub(crate) const PASSAGE_STEPS: f32 = MAX_CODE_F32;
 
 /// How token vectors of some dimensions are stored.
+///
+/// A passage is a whole number of blocks of eight tokens. In a block lie, for each group of four dimensions, 32 bytes:
+/// the four codes of the first token, of the second, and so on, each 128 larger than it is, as a byte without a sign.
+/// Dimensions are padded with zeros to a multiple of eight, so that a block is a multiple of 64 bytes, and the last
+/// block is filled by repeating the last token, which changes no maximum. A passage without tokens has no block.
+/// Nothing else is stored: all tokens have one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenLayout {
     dimensions: usize,

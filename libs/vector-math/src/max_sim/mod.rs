@@ -12,14 +12,10 @@
 //! - A query's codes lie in −63..=63, so that `maddubs` doesn't saturate: 255 · 63 · 2 = 32,130.
 //!
 //! This keeps about 7 bits: a cosine is off by .0027, as a standard deviation, whatever the dimensions. More would
-//! need sums of 32 bits, which only VNNI has for nothing: with AVX2, 7 bits and a scale per token cost 1.2 times as
-//! much, 8 bits for passages 1.35 times.
+//! need sums of 32 bits, which only VNNI has for nothing: with AVX2, 7 bits whatever the norms cost 1.2 times as much, 8
+//! bits for passages 1.35 times, and a scale per token, which both would need, comes on top.
 //!
-//! # Blocks
-//! A passage is a whole number of blocks of eight tokens. In a block lie, for each group of four dimensions, 32 bytes:
-//! the four codes of the first token, of the second, and so on, each 128 larger than it is, as a byte without a sign.
-//! Dimensions are padded with zeros to a multiple of eight, so that a block is a multiple of 64 bytes, and the last
-//! block is filled by repeating the last token, which changes no maximum. A passage without tokens has no block.
+//! How codes lie in memory is said at [`TokenLayout`].
 
 mod layout;
 mod query;
