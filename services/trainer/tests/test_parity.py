@@ -64,10 +64,11 @@ def test_queries_that_the_mesh_takes_apart_are_left_out(query: str, plain: bool)
 
 def test_long_documents_are_cut_before_they_are_truncated(base_folder: Path) -> None:
     model = frozen_encoder(base_folder, 8)
-    late = Document("late", "", "river " * 20 + "shard index mesh", Place(Path("c"), 1))
+    query = "shard index mesh plum pear apple"
+    late = Document("late", "", "river " * 18 + query, Place(Path("c"), 1))
     other = Document("other", "", "plum pear", Place(Path("c"), 2))
     before = model.tokenizer.truncation
-    rankings = encoder_rankings(model, [other, late], {"q": "shard index mesh"}, PassageSize(8, 0))
+    rankings = encoder_rankings(model, [other, late], {"q": query}, PassageSize(8, 0))
     assert rankings["q"][0] == "late"
     assert model.tokenizer.truncation == before
 
