@@ -32,7 +32,7 @@ pub struct App {
 
 /// What is asked, and how.
 pub(crate) struct Model {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) template: Template,
     pub(crate) method: Method,
     pub(crate) window: usize,

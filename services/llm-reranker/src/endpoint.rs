@@ -1,5 +1,6 @@
 //! Gets answers: from the cache, or from the endpoint within the budget, a few requests at a time, trying again where that may help.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,6 +9,8 @@ use search_core::Deadline;
 use service_kit::{Readiness, now};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::budget::{Budget, Overspent};
 use crate::cache::{AnswerCache, Key};
@@ -52,8 +55,8 @@ pub(crate) struct Answered {
 }
 
 impl Endpoint {
-    pub(crate) fn new(config: &Config, exchange: Exchange) -> Self {
-        Self {
+    pub(crate) fn new(config: &Config, exchange: Exchange) -> Arc<Self> {
+        Arc::new(Self {
             exchange,
             cache: AnswerCache::new(config.answer_cache_bytes),
             budget: Budget::new(config.day_tokens, config.day_requests),
@@ -61,7 +64,7 @@ impl Endpoint {
             request_timeout: config.request_timeout,
             readiness: Readiness::ready(),
             failures_in_a_row: AtomicU32::new(0),
-        }
+        })
     }
 
     pub(crate) fn readiness(&self) -> &Readiness {
@@ -70,8 +73,8 @@ impl Endpoint {
 
     /// An answer to this request. Dropped, it is abandoned; a wait that would end after the deadline is not begun.
     pub(crate) async fn ask(
-        &self,
-        request: &Request,
+        self: &Arc<Self>,
+        request: Request,
         deadline: Option<Deadline>,
     ) -> Result<Answered, Error> {
         let key = Key::of(&request.body);
@@ -88,11 +91,25 @@ impl Endpoint {
                 key,
             });
         }
+        // A task of its own: a caller that does not read its stream is not polled, and must not keep others from asking.
+        let asked = Arc::clone(self).ask_endpoint(request, key, deadline);
+        let task = AbortOnDropHandle::new(tokio::spawn(asked.in_current_span()));
+        // It is aborted by nobody else.
+        task.await
+            .unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
+    }
+
+    async fn ask_endpoint(
+        self: Arc<Self>,
+        request: Request,
+        key: Key,
+        deadline: Option<Deadline>,
+    ) -> Result<Answered, Error> {
         let came = Instant::now();
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await.ok();
         let began = Instant::now();
-        let (answer, usage) = self.try_some_times(request, deadline).await?;
+        let (answer, usage) = self.try_some_times(&request, deadline).await?;
         Ok(Answered {
             answer: Arc::new(answer),
             usage,

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -80,11 +82,15 @@ pub(crate) fn over_network(
     let mut tcp = HttpConnector::new();
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     tcp.set_nodelay(true);
+    if destination.uri.scheme() != Some(&Scheme::HTTPS) {
+        // An endpoint inside the cluster is reached from an image without roots too.
+        return Ok(Exchange::over(tcp, destination, connections));
+    }
     tcp.enforce_http(false);
-    let tls = hyper_rustls::HttpsConnectorBuilder::new()
+    let tls = HttpsConnectorBuilder::new()
         .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
         .map_err(TlsError)?;
-    let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
+    let connector = tls.https_only().enable_http1().wrap_connector(tcp);
     Ok(Exchange::over(connector, destination, connections))
 }
 

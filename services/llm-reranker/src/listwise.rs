@@ -118,7 +118,7 @@ impl Progress {
             .model
             .template
             .request(&prompt, answer_tokens(window.ranks.len()));
-        self.model.endpoint.ask(&request, self.deadline).await
+        self.model.endpoint.ask(request, self.deadline).await
     }
 
     fn prompt(&self, window: &Window) -> Prompt {

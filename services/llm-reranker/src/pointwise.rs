@@ -71,7 +71,7 @@ async fn judge_one(
     let passage = &texts.passages[index];
     let answered = model
         .endpoint
-        .ask(&request(model, &texts.query, passage), deadline)
+        .ask(request(model, &texts.query, passage), deadline)
         .await?;
     let mut scored = Scored::default();
     scored.take_times(&answered);
