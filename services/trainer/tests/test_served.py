@@ -7,6 +7,8 @@ import json
 import os
 import random
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ DOCUMENTS, QUERIES, SEED = 300, 40, 7
 HEAD = 10
 LEAST_AGREEMENT = 0.98
 """Of the served top 10 with that of the training framework, by nDCG with PyTorch's top 10 as the relevant documents."""
+
+TOY_AGREEMENT = 0.95
+"""Mean share of the first ten that the served and PyTorch's ranking have in common."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,17 @@ def run(finemesh: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@contextmanager
+def running(finemesh: Path, config: Path, data: Path) -> Iterator[str]:
+    """The address of a mesh that runs meanwhile."""
+    command = [finemesh, "--config", config, "--data", data, "up"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as mesh:
+        try:
+            yield next(line for line in mesh.stdout if "serves on" in line).split()[-1]
+        finally:
+            mesh.terminate()
+
+
 def exact_heads(folder: Path, texts: list[str]) -> list[list[int]]:
     """PyTorch's best documents of each query."""
     model = load_encoder(folder)
@@ -86,13 +102,13 @@ def write_judged(folder: Path, texts: list[str], heads: list[list[int]]) -> None
 
 
 def test_a_trained_encoder_ranks_in_the_mesh_as_in_pytorch(
-    finemesh: Path, texts: list[str], base_folder: Path, tmp_path: Path
+    finemesh: Path, texts: list[str], base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = trained_bundle("encoder", base_folder, tmp_path)
     run(finemesh, "models", "verify", bundle)
     write_judged(tmp_path, texts, exact_heads(tmp_path / "run", texts))
     config = tmp_path / "finemesh.toml"
-    config.write_text(f'[models]\nencoder_bundle = "{bundle}"\n', "utf-8")
+    config.write_text(f'[server]\naddress = "127.0.0.1:0"\n[models]\nencoder_bundle = "{bundle}"\n', "utf-8")
     mesh = ["--config", config, "--data", tmp_path / "mesh"]
     collection = ["--collection", "toy"]
     run(
@@ -110,6 +126,18 @@ def test_a_trained_encoder_ranks_in_the_mesh_as_in_pytorch(
     report = json.loads(run(finemesh, "eval", *mesh, *collection, *judged, "--pipeline", "dense", "--json"))
     assert report["queries"] == QUERIES
     assert report["pipelines"]["dense"]["ndcg@10"] >= LEAST_AGREEMENT
+    with running(finemesh, config, tmp_path / "mesh") as address:
+        gate = ["--run", tmp_path / "run", "--address", address, *collection, *judged]
+        gate += ["--corpus", tmp_path / "corpus.jsonl", "--overlap-tokens", "0"]
+        capsys.readouterr()
+        agreements = []
+        for passage_tokens in ("60", "6"):
+            main(["parity", "encoder", *map(str, gate), "--passage-tokens", passage_tokens])
+            agreements.append(float(capsys.readouterr().out.split("agree by ")[1].split("\n")[0]))
+    # A toy's vectors are nearly alike: quantised, more of them change places than the gate lets through.
+    assert agreements[0] >= TOY_AGREEMENT
+    # Documents cut otherwise than they were indexed.
+    assert agreements[1] < TOY_AGREEMENT
 
 
 def test_a_trained_cross_encoder_is_verified(finemesh: Path, base_folder: Path, tmp_path: Path) -> None:
