@@ -103,7 +103,7 @@ pub struct TlsError(#[source] std::io::Error);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration lacks something.
-    #[error(transparent)]
+    #[error("the reranker over a language model cannot start")]
     Config(#[from] ConfigError),
     /// See there.
     #[error(transparent)]
