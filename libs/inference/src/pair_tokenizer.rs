@@ -11,10 +11,14 @@ const QUERY: u32 = 0;
 const PASSAGE: u32 = 1;
 /// `[CLS]` and two `[SEP]`.
 const SPECIAL_TOKENS: usize = 3;
+/// Of a long text so many bytes are looked at for each token that is wanted, at first: twice what prose has.
+const BYTES_PER_TOKEN: usize = 12;
+/// Once so many bytes were looked at, what they have is enough.
+const MAX_READ_BYTES: usize = 64 * 1024;
 
 /// Cuts pairs into ids.
 pub(crate) struct PairTokenizer {
-    /// Reads whole texts, without special tokens.
+    /// Reads texts without special tokens, and doesn't cut.
     whole: Tokenizer,
     start_id: u32,
     separator_id: u32,
@@ -60,21 +64,21 @@ impl PairTokenizer {
 
     /// Cuts a query; every passage is joined to it.
     pub(crate) fn query(&self, text: &str) -> Result<QueryIds, String> {
-        let mut ids = self.ids(text)?;
+        let (ids, is_whole) = self.first_ids(text, self.max_query_tokens)?;
         if ids.is_empty() {
             return Err("has no tokens".into());
         }
-        let truncated = ids.len() > self.max_query_tokens;
-        ids.truncate(self.max_query_tokens);
-        Ok(QueryIds { ids, truncated })
+        Ok(QueryIds {
+            ids,
+            truncated: !is_whole,
+        })
     }
 
     /// The input of a query with one passage.
     pub(crate) fn pair(&self, query: &QueryIds, passage: &str) -> Result<TokenIds, String> {
-        let mut passage_ids = self.ids(passage)?;
         let room = self.max_tokens - SPECIAL_TOKENS - query.ids.len();
-        let truncated = query.truncated || passage_ids.len() > room;
-        passage_ids.truncate(room);
+        let (passage_ids, is_whole) = self.first_ids(passage, room)?;
+        let truncated = query.truncated || !is_whole;
         let (start, separator) = ([self.start_id], [self.separator_id]);
         Ok(TokenIds {
             ids: [&start, &*query.ids, &separator, &*passage_ids, &separator].concat(),
@@ -100,11 +104,41 @@ impl PairTokenizer {
         [&[QUERY], &*of_query, &[QUERY], &*of_passage, &[PASSAGE]].concat()
     }
 
+    /// The first `count` ids of a text, and whether it has no more.
+    ///
+    /// A long text is not read to its end for that, for words are cut into tokens each for itself; nor is one read on for ever that
+    /// has next to no tokens, such as a mebibyte of accents.
+    fn first_ids(&self, text: &str, count: usize) -> Result<(Vec<u32>, bool), String> {
+        let mut bytes = (count + 1) * BYTES_PER_TOKEN;
+        loop {
+            let beginning = words_within(text, bytes);
+            let is_whole = beginning.len() == text.len();
+            let mut ids = self.ids(beginning)?;
+            if ids.len() > count || is_whole || bytes >= MAX_READ_BYTES {
+                let has_all = is_whole && ids.len() <= count;
+                ids.truncate(count);
+                return Ok((ids, has_all));
+            }
+            bytes *= 4;
+        }
+    }
+
     fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
         let encoding = self.whole.encode_fast(text, false);
         let encoding = encoding.map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// The words that end within so many bytes, or, of a single endless word, so much of it; the whole text where there is no more.
+fn words_within(text: &str, bytes: usize) -> &str {
+    if text.len() <= bytes {
+        return text;
+    }
+    let beginning = &text[..text.floor_char_boundary(bytes)];
+    beginning
+        .rfind([' ', '\n'])
+        .map_or(beginning, |end| &beginning[..end])
 }
 
 #[cfg(test)]
@@ -212,7 +246,41 @@ mod tests {
         assert_eq!(pair(&MARKING, "apple", "").type_ids, [0, 0, 0, 1]);
     }
 
+    #[test]
+    fn words_end_at_spaces() {
+        assert_eq!(words_within("one two three", 9), "one two");
+        assert_eq!(words_within("one two three", 13), "one two three");
+        assert_eq!(words_within("one two three", 2), "on");
+        assert_eq!(words_within("é é\né", 6), "é é");
+        assert_eq!(words_within("中中中", 4), "中");
+    }
+
+    #[test]
+    fn of_an_endless_text_only_the_beginning_is_read() {
+        let cut = |text: &str| {
+            let pair = pair(&MARKING, "apple", text);
+            (pair.ids.len(), pair.truncated)
+        };
+        let mebibyte = |piece: &str| piece.repeat((1 << 20) / piece.len());
+        assert_eq!(cut(&mebibyte("apple the ")), (30, true));
+        assert_eq!(cut(&mebibyte("中")), (30, true));
+        // One unknown word; no word at all.
+        assert_eq!(cut(&mebibyte("x")), (5, true));
+        assert_eq!(cut(&mebibyte(" ")), (4, true));
+    }
+
     proptest! {
+        #[test]
+        fn the_beginning_of_a_long_text_is_cut_as_the_whole(
+            words in prop::collection::vec("(apple|the|[a-z]{1,9}|\\PC{1,6}|[.,]|\\PC{40,60})", 0..40), count in 1_usize..30,
+        ) {
+            let text = words.join(" ");
+            let (first, is_whole) = MARKING.first_ids(&text, count).unwrap();
+            let whole = MARKING.ids(&text).unwrap();
+            prop_assert_eq!(is_whole, whole.len() <= count);
+            prop_assert_eq!(&first[..], &whole[..whole.len().min(count)]);
+        }
+
         #[test]
         fn any_texts_give_an_input_of_the_models_size(query in ".{0,80}", passage in "\\PC{0,200}") {
             if let Ok(query) = MARKING.query(&query) {
