@@ -5,6 +5,9 @@ a matrix alone disturbs the scores in a precision is measured for each of them. 
 independent and their squares add up, so a path is known from the fastest graph to the exact one, on which each step
 takes the matrix that gives most for its time to its next precision. The first graph on the path that keeps the gate is
 found by bisection.
+
+Of a three-layer cross-encoder and 120 heads, the gate left 9 of 26 parts of the products in blocks and the others in
+f32: the worst of many heads is a hard judge, and speed is what it costs. `benches/int8.py` says how much.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
