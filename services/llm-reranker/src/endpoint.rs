@@ -91,7 +91,7 @@ impl Endpoint {
                 key,
             });
         }
-        // A task of its own: a caller that does not read its stream is not polled, and must not keep others from asking.
+        // A task of its own: the stream of a caller that does not read is not polled, and would keep its permits as long.
         let asked = Arc::clone(self).ask_endpoint(request, key, deadline);
         let task = AbortOnDropHandle::new(tokio::spawn(asked.in_current_span()));
         // It is aborted by nobody else.

@@ -154,28 +154,3 @@ async fn calls_share_the_requests_in_flight() {
         .unwrap();
     assert!(longest_wait >= 1_000_000, "{longest_wait}");
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_that_does_not_read_keeps_nobody_from_asking() {
-    let endpoint =
-        Endpoint::new(|_, body| Reply::After(Duration::from_millis(1), Box::new(judges(body))));
-    let mut service = Service::start(&endpoint, pointwise());
-    let worths: Vec<i64> = (0..1000).map(|place| place % 90 + 1).collect();
-    let unread = service
-        .client
-        .rerank_stream(request(&worths))
-        .await
-        .unwrap();
-    // Until what it was sent fills its window, and nothing more is asked for it.
-    let mut before = 0;
-    while endpoint.requests() > before {
-        before = endpoint.requests();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert!(before < 1000, "all of it fits into the window: {before}");
-    let mut other = request(&[20, 90]);
-    other.query.push('?');
-    let answer = service.rerank_within(Duration::from_secs(60), other).await;
-    assert_eq!(answer.unwrap().indexes, [1, 0]);
-    drop(unread);
-}
