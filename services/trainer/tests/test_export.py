@@ -20,7 +20,7 @@ from finemesh_trainer.encode_task import EncodeTask
 from finemesh_trainer.errors import ConfigError, TrainerError
 from finemesh_trainer.export import export, rounded_up
 from finemesh_trainer.models.graph import IR_VERSION, OPSET
-from finemesh_trainer.models.int8 import HALF_STEPS, MAX_WEIGHT_CODE, STEPS, Int8Graph, quantized_matrix
+from finemesh_trainer.models.int8 import HALF_STEPS, MAX_WEIGHT_CODE, STEPS, Int8Graph, Precision, quantized_matrix
 from finemesh_trainer.rerank_task import RerankTask, load_cross_encoder
 from finemesh_trainer.training import Loop
 
@@ -57,7 +57,7 @@ def test_a_rerank_bundle_gives_the_golden_scores(
     base_folder: Path, tmp_path: Path, adapters: dict, base_apart: bool
 ) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder, **adapters))
-    export(folder, tmp_path / "bundle", int8=False, base_apart=base_apart)
+    export(folder, tmp_path / "bundle", int8=None, base_apart=base_apart)
     description, golden = read(tmp_path / "bundle", "bundle.json"), read(tmp_path / "bundle", "golden.json")
     assert description["task"] == "rerank"
     assert description["pair"] == {"max_query_tokens": 8, "segments": "exact_match_v1"}
@@ -72,7 +72,7 @@ def test_a_rerank_bundle_gives_the_golden_scores(
 
 def test_int8_scores_do_not_depend_on_the_batch(base_folder: Path, tmp_path: Path) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
-    export(folder, tmp_path / "bundle", int8=True, base_apart=False)
+    export(folder, tmp_path / "bundle", int8=Precision.PER_TOKEN, base_apart=False)
     golden = read(tmp_path / "bundle", "golden.json")["entries"]
     alone = np.concatenate([scores(tmp_path / "bundle", [entry]) for entry in golden])
     np.testing.assert_allclose(scores(tmp_path / "bundle", golden), alone, atol=1e-5)
@@ -113,7 +113,7 @@ def test_no_sum_of_two_products_exceeds_16_bits() -> None:
 
 def test_what_the_base_has_is_referred_to(base_folder: Path, tmp_path: Path) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder, **ADAPTERS))
-    export(folder, tmp_path / "bundle", int8=False, base_apart=True)
+    export(folder, tmp_path / "bundle", int8=None, base_apart=True)
     graph = onnx.load(tmp_path / "bundle" / "model.onnx", load_external_data=False).graph
     external = {tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL}
     assert "bert.embeddings.word_embeddings.weight" in external
@@ -123,7 +123,7 @@ def test_what_the_base_has_is_referred_to(base_folder: Path, tmp_path: Path) -> 
 
 def test_an_int8_bundle_keeps_its_own_tolerance(base_folder: Path, tmp_path: Path) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
-    exported = export(folder, tmp_path / "bundle", int8=True, base_apart=True)
+    exported = export(folder, tmp_path / "bundle", int8=Precision.PER_TOKEN, base_apart=True)
     golden = read(tmp_path / "bundle", "golden.json")["entries"]
     expected = np.array([entry["score"] for entry in golden])
     assert 0 < exported.difference <= exported.tolerance
@@ -132,10 +132,34 @@ def test_an_int8_bundle_keeps_its_own_tolerance(base_folder: Path, tmp_path: Pat
     assert "MatMulInteger" in operators
 
 
+def test_all_matrices_of_a_cross_encoder_can_be_in_blocks(base_folder: Path, tmp_path: Path) -> None:
+    folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
+    export(folder, tmp_path / "bundle", int8=Precision.BLOCKS, base_apart=True)
+    operators = {node.op_type for node in onnx.load(tmp_path / "bundle" / "model.onnx").graph.node}
+    assert "MatMulNBits" in operators
+    assert "MatMulInteger" not in operators
+
+
+def test_an_encoder_has_no_blocks(base_folder: Path, tmp_path: Path) -> None:
+    folder = trained(encoder_run(base_folder, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="blocks is for cross-encoders"):
+        export(folder, tmp_path / "bundle", int8=Precision.BLOCKS, base_apart=False)
+
+
+def test_a_model_serves_more_tokens_than_it_was_trained_with(base_folder: Path, tmp_path: Path) -> None:
+    run = cross_encoder_run(
+        base_folder, tmp_path / "run", pairs={"max_tokens": 40, "training_max_tokens": 24, "max_query_tokens": 8}
+    )
+    task = RerankTask(run, lists(), [])
+    assert task.model.tokenizer.max_tokens == 24
+    export(trained(run), tmp_path / "bundle", int8=None, base_apart=False)
+    assert read(tmp_path / "bundle", "bundle.json")["max_tokens"] == 40
+
+
 @pytest.mark.parametrize("tokens", [None, {"width": 12}])
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("int8", [None, Precision.PER_TOKEN])
 def test_an_encode_bundle_gives_the_golden_vectors(
-    base_folder: Path, tmp_path: Path, tokens: dict | None, int8: bool
+    base_folder: Path, tmp_path: Path, tokens: dict | None, int8: Precision | None
 ) -> None:
     loss = {"kind": "in_batch_negatives", "matryoshka": [8, 16]}
     folder = trained(encoder_run(base_folder, tmp_path / "run", token_loss=tokens, sentence_loss=loss))
@@ -164,17 +188,17 @@ def test_a_graph_that_computes_something_else_is_refused_and_leaves_nothing(
     save_file(weights | {"score.weight": weights["score.weight"] * 100}, folder / "weights.safetensors")
     monkeypatch.setattr("finemesh_trainer.models.graph.MASKED", 0.0)
     with pytest.raises(TrainerError, match="the graph differs from PyTorch by"):
-        export(folder, tmp_path / "bundle", int8=False, base_apart=False)
+        export(folder, tmp_path / "bundle", int8=None, base_apart=False)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_bundle_is_not_written_over_another_nor_without_a_run(base_folder: Path, tmp_path: Path) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
     with pytest.raises(ConfigError, match="exists already"):
-        export(folder, folder, int8=False, base_apart=False)
+        export(folder, folder, int8=None, base_apart=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"holds no run: run.json is missing"):
-        export(tmp_path / "empty", tmp_path / "bundle", int8=False, base_apart=False)
+        export(tmp_path / "empty", tmp_path / "bundle", int8=None, base_apart=False)
 
 
 @pytest.mark.parametrize("model", ["encoder", "cross-encoder"])

@@ -115,7 +115,7 @@ def test_every_head_keeps_its_order(base_folder: Path, tmp_path: Path) -> None:
 def test_an_exported_bundle_says_what_was_chosen(base_folder: Path, tmp_path: Path) -> None:
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
     write_heads(tmp_path / "heads.jsonl", toy_heads(3, 12))
-    export(folder, tmp_path / "bundle", int8=True, base_apart=False, heads=[tmp_path / "heads.jsonl"])
+    export(folder, tmp_path / "bundle", int8=Precision.PER_TOKEN, base_apart=False, heads=[tmp_path / "heads.jsonl"])
     card = (tmp_path / "bundle" / "README.md").read_text("utf-8")
     assert "## Int8" in card
     assert "in 3 heads of training queries" in card
@@ -126,6 +126,8 @@ def test_heads_are_for_int8_cross_encoders_and_need_something_to_order(base_fold
     folder = trained(cross_encoder_run(tmp_path / "run", base_folder))
     write_heads(tmp_path / "heads.jsonl", toy_heads(2, 1))
     with pytest.raises(ConfigError, match="--heads: are for int8 cross-encoders"):
-        export(folder, tmp_path / "bundle", int8=False, base_apart=False, heads=[tmp_path / "heads.jsonl"])
+        export(folder, tmp_path / "bundle", int8=None, base_apart=False, heads=[tmp_path / "heads.jsonl"])
     with pytest.raises(TrainerError, match="no head has two documents"):
-        export(folder, tmp_path / "bundle", int8=True, base_apart=False, heads=[tmp_path / "heads.jsonl"])
+        export(
+            folder, tmp_path / "bundle", int8=Precision.PER_TOKEN, base_apart=False, heads=[tmp_path / "heads.jsonl"]
+        )

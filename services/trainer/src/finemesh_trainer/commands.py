@@ -23,7 +23,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """Arguments of `export`."""
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's output folder", dest="folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle's folder, which is made")
-    parser.add_argument("--int8", action="store_true", help="int8 matrices in place of f32 ones")
+    parser.add_argument(
+        "--int8",
+        nargs="?",
+        const="per_token",
+        choices=("per_token", "blocks"),
+        help="int8 matrices in place of f32 ones: a scale for each token (the default), or for every 64 values",
+    )
     parser.add_argument(
         "--base-apart", action="store_true", help="refer to the base's model.safetensors for what it has already"
     )
@@ -51,7 +57,9 @@ def run_train(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     """Writes the bundle and says how far it is from PyTorch."""
     from finemesh_trainer.export import export
+    from finemesh_trainer.models.int8 import Precision
 
-    exported = export(args.folder, args.output, int8=args.int8, base_apart=args.base_apart, heads=args.heads)
+    int8 = Precision(args.int8) if args.int8 else None
+    exported = export(args.folder, args.output, int8=int8, base_apart=args.base_apart, heads=args.heads)
     print(f"{args.output}: differs from PyTorch by {exported.difference:.2e} at most; tolerance {exported.tolerance:g}")
     return 0

@@ -106,7 +106,9 @@ class Pairs(Section):
     """How a query and a passage become one input."""
 
     max_tokens: int = Field(default=160, ge=8, le=512)
-    """Tokens of query and passage together, special tokens included."""
+    """Tokens of query and passage together, special tokens included, that the model reads when it serves."""
+    training_max_tokens: int | None = Field(default=None, ge=8, le=512)
+    """The same in training, where fewer save time; none: `max_tokens`."""
     max_query_tokens: int = Field(default=48, ge=1)
     mark_exact_matches: bool = True
     negatives: int = Field(default=7, gt=0)
@@ -116,9 +118,15 @@ class Pairs(Section):
 
     @model_validator(mode="after")
     def passages_have_room(self) -> Self:
-        if self.max_query_tokens + 4 > self.max_tokens:
-            raise ValueError(f"max_query_tokens is {self.max_query_tokens}; max_tokens must exceed it by 4 or more")
+        for name, tokens in (("max_tokens", self.max_tokens), ("training_max_tokens", self.tokens_in_training)):
+            if self.max_query_tokens + 4 > tokens:
+                raise ValueError(f"max_query_tokens is {self.max_query_tokens}; {name} must exceed it by 4 or more")
         return self
+
+    @property
+    def tokens_in_training(self) -> int:
+        """Tokens that the model reads of a pair while it is trained."""
+        return self.training_max_tokens or self.max_tokens
 
 
 class ListLoss(Section):

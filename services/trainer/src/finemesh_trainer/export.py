@@ -36,8 +36,9 @@ from finemesh_trainer.card import CARD_FILE
 from finemesh_trainer.errors import ConfigError, TrainerError
 from finemesh_trainer.export_content import Content, GraphKind, Rows
 from finemesh_trainer.heads.head import Head, read_heads
-from finemesh_trainer.int8_choice import Choice, choose, open_session
+from finemesh_trainer.int8_choice import Choice, Precisions, choose, open_session, quantised_sizes
 from finemesh_trainer.models.base import TOKENIZER_FILE, WEIGHTS_FILE
+from finemesh_trainer.models.int8 import Precision
 from finemesh_trainer.rerank_task import load_cross_encoder
 from finemesh_trainer.runs import is_cross_encoder, load_content
 
@@ -54,11 +55,13 @@ class Exported:
     difference: float
 
 
-def export(folder: Path, output: Path, *, int8: bool, base_apart: bool, heads: Sequence[Path] = ()) -> Exported:
+def export(
+    folder: Path, output: Path, *, int8: Precision | None, base_apart: bool, heads: Sequence[Path] = ()
+) -> Exported:
     """Makes the bundle `output` of the weights in a run's folder. Nothing is left behind when it fails.
 
-    An int8 cross-encoder orders the heads in the files `heads` as f32 does, Spearman .99 in each, with as many of its
-    matrices in int8 as that allows. Without `heads` all are.
+    With `int8`, all matrices have that precision, unless there are `heads`: then a cross-encoder orders the heads in
+    these files as f32 does, Spearman .99 in each, with as many of its matrices in int8 as that allows.
 
     Raises:
         ConfigError: when there is no run, or something at the bundle's place.
@@ -67,14 +70,14 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool, heads: S
     if output.exists():
         raise ConfigError([f"--output: {output} exists already"])
     choice = choose_precisions(folder, read_heads(heads), int8=int8) if heads else None
-    precisions = choice.precisions if choice else {}
-    content = load_content(folder, GraphKind(int8, base_apart and not int8, precisions))
+    precisions = choice.precisions if choice else uniform_precisions(folder, int8)
+    content = load_content(folder, GraphKind(int8 is not None, base_apart and int8 is None, precisions))
     staging = output.with_name(f".{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         write_graph(content, staging, base_apart=base_apart)
-        exported = check_graph(content, staging, int8=int8)
+        exported = check_graph(content, staging, int8=int8 is not None)
         write_json(staging / "bundle.json", content.description | {"tolerance": exported.tolerance})
         write_json(staging / "golden.json", {"origin": GOLDEN_ORIGIN, "entries": content.golden})
         shutil.copyfile(content.base / TOKENIZER_FILE, staging / TOKENIZER_FILE)
@@ -85,13 +88,26 @@ def export(folder: Path, output: Path, *, int8: bool, base_apart: bool, heads: S
     return exported
 
 
-def choose_precisions(folder: Path, heads: Sequence[Head], *, int8: bool) -> Choice:
+def uniform_precisions(folder: Path, int8: Precision | None) -> Precisions:
+    """The same for every matrix; none where it is the one that int8 graphs have anyway.
+
+    Raises:
+        ConfigError: for blocks in anything but a cross-encoder.
+    """
+    if int8 in (None, Precision.PER_TOKEN):
+        return {}
+    if not is_cross_encoder(folder):
+        raise ConfigError([f"--int8: {int8} is for cross-encoders"])
+    return dict.fromkeys(quantised_sizes(load_cross_encoder(folder)), int8)
+
+
+def choose_precisions(folder: Path, heads: Sequence[Head], *, int8: Precision | None) -> Choice:
     """What the heads allow.
 
     Raises:
         ConfigError: for anything but an int8 cross-encoder.
     """
-    if not int8 or not is_cross_encoder(folder):
+    if int8 is None or not is_cross_encoder(folder):
         raise ConfigError(["--heads: are for int8 cross-encoders"])
     return choose(load_cross_encoder(folder), heads)
 

@@ -26,6 +26,7 @@ class RerankTask:
             require_scores(examples, run.pairs.negatives)
         self.teacher = load_cross_encoder(run.loss.teacher) if run.loss.teacher else None
         self.model = CrossEncoder(run)
+        self.model.tokenizer.max_tokens = run.pairs.tokens_in_training
 
     def add_gradients(self, batch: Sequence[Example], draw: random.Random) -> float:
         """The configured loss over the batch's lists."""
