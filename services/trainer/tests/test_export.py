@@ -148,7 +148,7 @@ def test_an_encoder_has_no_blocks(base_folder: Path, tmp_path: Path) -> None:
 
 def test_a_model_serves_more_tokens_than_it_was_trained_with(base_folder: Path, tmp_path: Path) -> None:
     run = cross_encoder_run(
-        base_folder, tmp_path / "run", pairs={"max_tokens": 40, "training_max_tokens": 24, "max_query_tokens": 8}
+        tmp_path / "run", base_folder, pairs={"max_tokens": 40, "training_max_tokens": 24, "max_query_tokens": 8}
     )
     task = RerankTask(run, lists(), [])
     assert task.model.tokenizer.max_tokens == 24
