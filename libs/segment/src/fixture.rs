@@ -31,6 +31,7 @@ pub(crate) fn settings(shards: u32) -> CollectionSettings {
         encoder: None,
         dense: None,
         rescore: None,
+        colbert: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is on disk: manifests, segments, checksums, attributes and filters.
 //!
 //! A collection is a chain of numbered [manifests](manifest); each lists immutable segments; a segment is a set of
-//! *parts* (documents, attributes, sparse, dense, rescore), each a few files with the same passage ordinals. The
+//! *parts* (documents, attributes, sparse, dense, rescore, colbert), each a few files with the same passage ordinals. The
 //! [store] commits manifests atomically and hands out verified local files; the [catalog] keeps the newest
 //! snapshots of every collection open for a service.
 
@@ -10,6 +10,7 @@ pub mod bitmap;
 pub mod catalog;
 pub mod checksum;
 pub mod cleanup;
+pub mod colbert;
 pub mod dense;
 pub mod documents;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod mapped;
 pub mod sparse;
 pub mod store;
 
+mod block;
 #[cfg(test)]
 mod fixture;
 mod layout;

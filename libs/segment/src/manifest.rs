@@ -24,6 +24,9 @@ pub const ATTRIBUTES: &str = "attributes";
 /// Most shards of a collection.
 pub const MAX_SHARDS: u32 = 1024;
 
+/// How many token vectors of a passage may become one.
+pub const TOKEN_POOLING: std::ops::RangeInclusive<u32> = 1..=3;
+
 const PASSAGE_TOKENS: std::ops::RangeInclusive<u32> = 16..=8192;
 const MAX_DIMENSIONS: u32 = 65_536;
 
@@ -43,6 +46,9 @@ pub struct Manifest {
     pub attributes: AttributeTypes,
     /// The rotation of the vectors.
     pub rotation: Option<FileEntry>,
+    /// The rotation of the token vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_rotation: Option<FileEntry>,
     /// Term statistics of all live passages of all shards; set as soon as there are segments.
     pub statistics: Option<FileEntry>,
     /// The number that the next new segment takes. Numbers are never used twice.
@@ -72,6 +78,9 @@ pub struct CollectionSettings {
     /// The bundle of the vectors for rescoring, which are stored at full width; set if and only if there is a rescore stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescore: Option<EncoderSettings>,
+    /// How token vectors are made and stored; set if and only if there is a colbert stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colbert: Option<ColbertSettings>,
 }
 
 /// A retrieval stage with a part of its own in each segment.
@@ -84,11 +93,13 @@ pub enum Stage {
     Dense,
     /// int8 vectors of a second bundle, which are scored but not searched. Only beside a dense stage.
     Rescore,
+    /// int8 token vectors, which are scored but not searched.
+    Colbert,
 }
 
 impl Stage {
     /// All of them, in their order.
-    pub const ALL: [Self; 3] = [Self::Sparse, Self::Dense, Self::Rescore];
+    pub const ALL: [Self; 4] = [Self::Sparse, Self::Dense, Self::Rescore, Self::Colbert];
 
     /// Name of the stage and of its part.
     #[must_use]
@@ -97,6 +108,7 @@ impl Stage {
             Self::Sparse => "sparse",
             Self::Dense => "dense",
             Self::Rescore => "rescore",
+            Self::Colbert => "colbert",
         }
     }
 
@@ -133,6 +145,24 @@ pub struct DenseSettings {
     pub rotation_sample: u32,
     /// Segments of fewer passages have no graph and are scanned.
     pub graph_min_passages: u32,
+}
+
+/// How token vectors are made and stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColbertSettings {
+    /// Hash of the bundle that makes them: the encoder's, where there is a dense stage. Not empty.
+    pub fingerprint: String,
+    /// Width of the bundle's token vectors.
+    pub token_dimensions: u32,
+    /// Dimensions stored, at most `token_dimensions`.
+    pub dimensions: u32,
+    /// Whether token vectors are rotated before they are cut.
+    pub rotated: bool,
+    /// Token vectors that the rotation is fitted on.
+    pub rotation_sample: u32,
+    /// Token vectors of a passage that become one, 1 to 3; 1: each is kept.
+    pub pooling: u32,
 }
 
 /// One segment of a manifest.
@@ -190,6 +220,7 @@ impl Manifest {
             settings,
             attributes: AttributeTypes::default(),
             rotation: None,
+            token_rotation: None,
             statistics: None,
             next_segment: 0,
             segments: Vec::new(),
@@ -230,6 +261,13 @@ impl Manifest {
         rescore.map_or("", |encoder| &encoder.fingerprint)
     }
 
+    /// Fingerprint of the bundle of the token vectors; empty when there are none.
+    #[must_use]
+    pub fn colbert_fingerprint(&self) -> &str {
+        let colbert = self.settings.colbert.as_ref();
+        colbert.map_or("", |colbert| &colbert.fingerprint)
+    }
+
     /// Whether segments have a part of this name.
     #[must_use]
     pub fn has_part(&self, part: &str) -> bool {
@@ -244,7 +282,8 @@ impl Manifest {
     /// All files that the manifest refers to.
     pub fn files(&self) -> impl Iterator<Item = &FileEntry> {
         let of_segments = self.segments.iter().flat_map(SegmentEntry::files);
-        of_segments.chain(&self.rotation).chain(&self.statistics)
+        let of_snapshot = [&self.rotation, &self.token_rotation, &self.statistics];
+        of_segments.chain(of_snapshot.into_iter().flatten())
     }
 
     /// The content of a manifest file, after a check of the whole.
@@ -302,21 +341,28 @@ impl Manifest {
     }
 
     fn check_snapshot_files(&self) -> Result<(), String> {
-        let rotated = self
-            .settings
-            .dense
-            .as_ref()
-            .is_some_and(|dense| dense.rotated);
-        let has_segments = !self.segments.is_empty();
-        require(rotated || self.rotation.is_none(), || {
-            "rotation is set but unused".to_owned()
+        let CollectionSettings { dense, colbert, .. } = &self.settings;
+        let rotated = dense.as_ref().is_some_and(|dense| dense.rotated);
+        let tokens_rotated = colbert.as_ref().is_some_and(|colbert| colbert.rotated);
+        self.check_rotation("rotation", rotated, &self.rotation)?;
+        self.check_rotation("token_rotation", tokens_rotated, &self.token_rotation)?;
+        require(
+            self.segments.is_empty() || self.statistics.is_some(),
+            || "statistics are missing".to_owned(),
+        )
+    }
+
+    fn check_rotation(
+        &self,
+        name: &str,
+        wanted: bool,
+        file: &Option<FileEntry>,
+    ) -> Result<(), String> {
+        require(wanted || file.is_none(), || {
+            format!("{name} is set but unused")
         })?;
-        require(!rotated || !has_segments || self.rotation.is_some(), || {
-            "rotation is missing".to_owned()
-        })?;
-        require(!has_segments || self.statistics.is_some(), || {
-            "statistics are missing".to_owned()
-        })
+        let may_lack = !wanted || self.segments.is_empty();
+        require(may_lack || file.is_some(), || format!("{name} is missing"))
     }
 
     fn check_files(&self) -> Result<(), String> {
@@ -413,7 +459,8 @@ impl CollectionSettings {
             "the sparse stage is missing, which serves the documents".to_owned()
         })?;
         self.check_dense(stages.contains(&Stage::Dense))?;
-        self.check_rescore(stages.contains(&Stage::Rescore))
+        self.check_rescore(stages.contains(&Stage::Rescore))?;
+        self.check_colbert(stages.contains(&Stage::Colbert))
     }
 
     fn check_dense(&self, wanted: bool) -> Result<(), String> {
@@ -438,6 +485,40 @@ impl CollectionSettings {
             .ok_or("rescore needs the dense stage")?;
         require(encoder.fingerprint != rescore.fingerprint, || {
             "rescore has the encoder's own fingerprint".to_owned()
+        })
+    }
+
+    /// A query is encoded once for both: sentence and token vectors are of one bundle.
+    fn check_colbert(&self, wanted: bool) -> Result<(), String> {
+        require(self.colbert.is_some() == wanted, || {
+            "colbert and the colbert stage come together or not at all".to_owned()
+        })?;
+        let Some(colbert) = &self.colbert else {
+            return Ok(());
+        };
+        colbert.check()?;
+        let encoder = self.encoder.as_ref();
+        require(
+            encoder.is_none_or(|encoder| encoder.fingerprint == colbert.fingerprint),
+            || "colbert has another fingerprint than the encoder".to_owned(),
+        )
+    }
+}
+
+impl ColbertSettings {
+    fn check(&self) -> Result<(), String> {
+        let (made, stored, pooling) = (self.token_dimensions, self.dimensions, self.pooling);
+        require(!self.fingerprint.is_empty(), || {
+            "colbert fingerprint is empty".to_owned()
+        })?;
+        require((1..=MAX_DIMENSIONS).contains(&made), || {
+            format!("{made} token dimensions")
+        })?;
+        require((1..=made).contains(&stored), || {
+            format!("{stored} of {made} token dimensions stored")
+        })?;
+        require(TOKEN_POOLING.contains(&pooling), || {
+            format!("colbert pooling is {pooling}")
         })
     }
 }

@@ -106,8 +106,10 @@ impl VectorCoder {
         Ok(CodedQuery { prefix, rest })
     }
 
-    /// The stored dimensions as floats of norm 1: before quantising.
-    fn stored_values(&self, vector: &[f32]) -> Result<Vec<f32>, VectorError> {
+    /// The stored dimensions as floats of norm 1: before quantising. All zeros for a vector that lies wholly in the others.
+    ///
+    /// Refuses what [`VectorCoder::prepare`] refuses.
+    pub fn stored_values(&self, vector: &[f32]) -> Result<Vec<f32>, VectorError> {
         if vector.len() != self.width {
             return Err(VectorError::Width {
                 expected: self.width,
@@ -117,7 +119,7 @@ impl VectorCoder {
         let mut values = vector.to_vec();
         normalize(&mut values)?;
         if let Some(rotation) = &self.rotation {
-            values = rotation.apply(&values);
+            values = rotation.apply_first(&values, self.dimensions);
         }
         values.truncate(self.dimensions);
         // A vector may lie wholly in the dimensions that are not stored: all its codes are zero then.

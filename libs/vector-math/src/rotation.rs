@@ -103,11 +103,16 @@ impl Rotation {
     /// # Panics
     /// When the vector has another width than the rotation.
     pub fn apply(&self, vector: &[f32]) -> Vec<f32> {
+        self.apply_first(vector, self.width)
+    }
+
+    /// The first components of what [`Rotation::apply`] gives, to the bit, without computing the others.
+    pub(crate) fn apply_first(&self, vector: &[f32], components: usize) -> Vec<f32> {
         assert_eq!(vector.len(), self.width, "a vector of the rotation's width");
         let kernels = Kernels::detected();
-        let mut rotated = vec![0.0; self.width];
+        let mut rotated = vec![0.0; components];
         for (&component, column) in vector.iter().zip(self.columns.chunks_exact(self.width)) {
-            kernels.add_scaled(component, column, &mut rotated);
+            kernels.add_scaled(component, &column[..components], &mut rotated);
         }
         rotated
     }

@@ -122,7 +122,7 @@ pub(crate) struct IndexArgs {
     /// Shards of a new collection
     #[arg(long)]
     pub(crate) shards: Option<u32>,
-    /// Stages to build of a new collection: sparse, dense, rescore [default: sparse,dense]
+    /// Stages to build of a new collection: sparse, dense, rescore, colbert [default: sparse,dense]
     #[arg(long, value_delimiter = ',', value_name = "STAGE")]
     pub(crate) stages: Vec<String>,
     /// Tokens of a passage; longer documents are split

@@ -14,6 +14,7 @@ use segment::attributes::AttributesWriter;
 use segment::checksum::FileEntry;
 
 use segment::SegmentError;
+use segment::colbert::ColbertWriter;
 use segment::dense::DenseWriter;
 use segment::documents::{Document, DocumentsWriter};
 use segment::manifest::{
@@ -30,6 +31,7 @@ use crate::error::IndexError;
 use crate::passages::Passages;
 use crate::progress::Counter;
 use crate::spool::VectorSpool;
+use crate::tokens::CodedTokens;
 
 /// Documents that are read and coded together, on all cores.
 const BATCH_DOCUMENTS: usize = 256;
@@ -45,6 +47,8 @@ pub(crate) struct Build {
     pub(crate) vectors: Option<CodedSpool>,
     /// Set if there is a rescore stage.
     pub(crate) rescore: Option<CodedSpool>,
+    /// Set if there is a colbert stage.
+    pub(crate) tokens: Option<Arc<CodedTokens>>,
     pub(crate) max_segment_passages: u64,
     pub(crate) counter: Counter,
 }
@@ -183,7 +187,7 @@ struct WrittenSegment {
 fn write_segment(build: &Build, order: &[u32], shard: u32) -> Result<WrittenSegment, IndexError> {
     let directory = build.documents.directory();
     let folder = tempfile::tempdir_in(directory).map_err(IndexError::spool(directory))?;
-    let mut writers = Writers::create(folder.path(), &build.settings)?;
+    let mut writers = Writers::create(folder.path(), build)?;
     let (mut documents, mut passages) = (0, 0);
     while !writers.are_full() {
         let batch = next_batch(build, &order[documents..], passages);
@@ -225,6 +229,8 @@ struct Prepared {
     metadata: Map<String, Value>,
     vectors: Vec<CodedVector>,
     rescore: Vec<CodedVector>,
+    /// Of its passages.
+    rows: Range<u64>,
 }
 
 /// Returns the passages of the batch.
@@ -235,6 +241,7 @@ fn push_batch(build: &Build, writers: &mut Writers, batch: &[u32]) -> Result<u64
         .collect();
     let prepared = prepared?;
     writers.push(&prepared)?;
+    writers.push_tokens(build, &prepared)?;
     let passages = prepared
         .iter()
         .map(|document| document.document.passages.len() as u64)
@@ -256,10 +263,11 @@ fn prepare(build: &Build, document: usize) -> Result<Prepared, IndexError> {
         rescore: coded_vectors(build, &build.rescore, document)?,
         document: Document {
             id: build.documents.id(document).to_string(),
-            passages: rows.map(text_of).collect(),
+            passages: rows.clone().map(text_of).collect(),
             title: read.title,
             metadata_json: read.metadata_json,
         },
+        rows,
     })
 }
 
@@ -302,10 +310,12 @@ struct Writers {
     sparse: SparseBuilder,
     dense: Option<DenseWriter>,
     rescore: Option<DenseWriter>,
+    colbert: Option<ColbertWriter>,
 }
 
 impl Writers {
-    fn create(folder: &Path, settings: &CollectionSettings) -> Result<Self, SegmentError> {
+    fn create(folder: &Path, build: &Build) -> Result<Self, SegmentError> {
+        let settings = &build.settings;
         let part = |name: &str| {
             let path = folder.join(name);
             std::fs::create_dir(&path)
@@ -320,12 +330,17 @@ impl Writers {
             let settings = DenseSettings::scored_only(rescore.dimensions);
             DenseWriter::new(&part(Stage::Rescore.as_str())?, &settings)
         });
+        let colbert = build.tokens.as_ref().map(|tokens| {
+            let layout = tokens.coder().layout();
+            ColbertWriter::new(&part(Stage::Colbert.as_str())?, layout)
+        });
         Ok(Self {
             documents: DocumentsWriter::new(&part(DOCUMENTS)?)?,
             attributes: AttributesWriter::new(&part(ATTRIBUTES)?),
             sparse: SparseBuilder::new(&part(Stage::Sparse.as_str())?, &settings.language)?,
             dense: dense.transpose()?,
             rescore: rescore.transpose()?,
+            colbert: colbert.transpose()?,
         })
     }
 
@@ -341,6 +356,7 @@ impl Writers {
             sparse,
             dense,
             rescore,
+            ..
         } = self;
         let others = || {
             push_others(documents, attributes, batch)?;
@@ -351,12 +367,28 @@ impl Writers {
         postings.and(others)
     }
 
+    /// Passage by passage: they are larger than anything else of a document.
+    fn push_tokens(&mut self, build: &Build, batch: &[Prepared]) -> Result<(), IndexError> {
+        let (Some(writer), Some(tokens)) = (&mut self.colbert, &build.tokens) else {
+            return Ok(());
+        };
+        let mut blocks = Vec::new();
+        for row in batch.iter().flat_map(|prepared| prepared.rows.clone()) {
+            tokens
+                .read(row, &mut blocks)
+                .map_err(IndexError::spool(build.documents.directory()))?;
+            writer.push(&blocks)?;
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Result<(), SegmentError> {
         self.documents.finish()?;
         self.attributes.finish()?;
         self.sparse.finish()?;
         self.dense.map_or(Ok(()), DenseWriter::finish)?;
-        self.rescore.map_or(Ok(()), DenseWriter::finish)
+        self.rescore.map_or(Ok(()), DenseWriter::finish)?;
+        self.colbert.map_or(Ok(()), ColbertWriter::finish)
     }
 }
 

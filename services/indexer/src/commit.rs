@@ -23,6 +23,7 @@ use crate::error::IndexError;
 
 const STATISTICS: &str = "statistics.fst";
 const ROTATION: &str = "rotation.bin";
+const TOKEN_ROTATION: &str = "token_rotation.bin";
 
 /// What is to change.
 pub(crate) struct Change {
@@ -38,6 +39,8 @@ pub(crate) struct Change {
     pub(crate) types: AttributeTypes,
     /// Set if the collection gets its rotation with this change.
     pub(crate) rotation: Option<Vec<u8>>,
+    /// The same of its token vectors.
+    pub(crate) token_rotation: Option<Vec<u8>>,
     /// For temporary files.
     pub(crate) directory: Arc<Path>,
 }
@@ -71,14 +74,10 @@ pub(crate) async fn commit(base: &Manifest, change: &Change) -> Result<Outcome, 
     add_segments(&mut next, change);
     next.statistics = Some(store_statistics(base, &next, removal.statistics, change).await?);
     if let Some(rotation) = &change.rotation {
-        let path = file_path(&next, change, ROTATION);
-        let content = rotation.clone().into();
-        next.rotation = Some(
-            change
-                .store
-                .upload_bytes(&change.collection, &path, content)
-                .await?,
-        );
+        next.rotation = Some(store_rotation(&next, change, ROTATION, rotation).await?);
+    }
+    if let Some(rotation) = &change.token_rotation {
+        next.token_rotation = Some(store_rotation(&next, change, TOKEN_ROTATION, rotation).await?);
     }
     match change.store.commit(&next).await {
         Ok(()) => Ok(Outcome::Committed(Committed {
@@ -88,6 +87,19 @@ pub(crate) async fn commit(base: &Manifest, change: &Change) -> Result<Outcome, 
         Err(CommitError::Conflict { .. }) => Ok(Outcome::Conflict),
         Err(CommitError::Segment(error)) => Err(error.into()),
     }
+}
+
+async fn store_rotation(
+    next: &Manifest,
+    change: &Change,
+    name: &str,
+    rotation: &[u8],
+) -> Result<FileEntry, SegmentError> {
+    let (path, content) = (file_path(next, change, name), rotation.to_vec().into());
+    change
+        .store
+        .upload_bytes(&change.collection, &path, content)
+        .await
 }
 
 fn file_path(next: &Manifest, change: &Change, name: &str) -> String {

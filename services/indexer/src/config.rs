@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use segment::manifest::TOKEN_POOLING;
 use serde::{Deserialize, Serialize};
 use service_kit::config::Problems;
 
@@ -22,10 +23,12 @@ pub struct RawConfig {
     pub prefix_dimensions: u32,
     /// Passages that the first pass hands to the second.
     pub prefix_depth: u32,
-    /// Passages that the rotation is fitted on.
+    /// Passages that the rotation is fitted on; and token vectors, where there is a colbert stage.
     pub rotation_sample: u32,
     /// Segments with at least this many passages get an HNSW graph.
     pub graph_min_passages: u32,
+    /// Token vectors of a passage that become one, 1 to 3; 1: each is kept.
+    pub colbert_pooling: u32,
     /// Passages of a segment at most.
     pub max_segment_passages: u32,
     /// Runs that are worked on at once; more are refused.
@@ -50,6 +53,7 @@ impl Default for RawConfig {
             rotation_sample: 20_000,
             // Below this an exact scan of the prefixes takes less time than the graph and finds more.
             graph_min_passages: 262_144,
+            colbert_pooling: 1,
             // Twice the smallest segment with a graph, so that large collections have segments between the two. Its codes are
             // 200 MB at 384 dimensions, and what is built in memory fits into a small machine's.
             max_segment_passages: 524_288,
@@ -70,6 +74,7 @@ pub struct Config {
     pub(crate) prefix_depth: u32,
     pub(crate) rotation_sample: u32,
     pub(crate) graph_min_passages: u32,
+    pub(crate) colbert_pooling: u32,
     pub(crate) max_segment_passages: u64,
     pub(crate) max_concurrent_runs: usize,
     pub(crate) temporary_folder: PathBuf,
@@ -118,6 +123,11 @@ impl RawConfig {
             self.graph_min_passages >= 1,
             "must be at least 1",
         );
+        check(
+            "colbert_pooling",
+            TOKEN_POOLING.contains(&self.colbert_pooling),
+            "must be 1 to 3",
+        );
         let segment_range = 1..=16_777_216;
         check(
             "max_segment_passages",
@@ -142,6 +152,7 @@ impl RawConfig {
             prefix_depth: self.prefix_depth,
             rotation_sample: self.rotation_sample,
             graph_min_passages: self.graph_min_passages,
+            colbert_pooling: self.colbert_pooling,
             max_segment_passages: u64::from(self.max_segment_passages),
             max_concurrent_runs: self.max_concurrent_runs as usize,
             temporary_folder: if is_default_folder {

@@ -2,7 +2,7 @@
 //!
 //! The passages of a large window are sorted by length and encoded in jobs of nearly equal lengths, so that no batch has
 //! padding; several jobs are always on their way, so that no compute thread waits for the next. What comes back goes to the
-//! vector spool, row by row.
+//! vector spool, row by row, and the token vectors of the same forward pass to their sink.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::error::IndexError;
 use crate::passages::Passages;
 use crate::progress::Counter;
 use crate::spool::VectorSpool;
+use crate::tokens::{TokenFault, TokenSink};
 
 /// Passages that are sorted together: enough of every length to fill jobs with, few enough for a steady progress bar.
 const WINDOW_PASSAGES: usize = 8192;
@@ -72,8 +73,13 @@ impl From<Arc<dyn TextEncoder>> for Encoders {
 pub(crate) struct Encoding {
     pub(crate) documents: Arc<RunDocuments>,
     pub(crate) passages: Arc<Passages>,
+    /// The passages to encode, each once.
+    pub(crate) rows: Vec<u64>,
     pub(crate) encoder: Arc<dyn TextEncoder>,
-    pub(crate) vectors: Arc<VectorSpool>,
+    /// Where sentence vectors go, if they are wanted.
+    pub(crate) vectors: Option<Arc<VectorSpool>>,
+    /// Where token vectors go, if they are wanted.
+    pub(crate) tokens: Option<TokenSink>,
     pub(crate) counter: Arc<Counter>,
     /// Whether a document that the encoder refuses is left out; otherwise it ends the run.
     pub(crate) skip_invalid: bool,
@@ -93,7 +99,7 @@ pub(crate) struct EncodeCost {
     pub(crate) truncated: u64,
 }
 
-/// Encodes all passages.
+/// Encodes passages.
 pub(crate) async fn encode_passages(encoding: Encoding) -> Result<EncodeCost, IndexError> {
     let encoding = Arc::new(encoding);
     let (sender, receiver) = mpsc::channel(JOBS_AHEAD);
@@ -114,7 +120,7 @@ pub(crate) async fn encode_passages(encoding: Encoding) -> Result<EncodeCost, In
 
 /// Sends all jobs, until nobody takes them any more.
 fn read_jobs(encoding: &Encoding, sender: &mpsc::Sender<Job>) -> Result<(), IndexError> {
-    let mut rows: Vec<u64> = (0..encoding.passages.len()).collect();
+    let mut rows = encoding.rows.clone();
     for window in rows.chunks_mut(WINDOW_PASSAGES) {
         // The longest first: a memory limit shows at the start, and the last jobs of a run are short ones.
         window.sort_by_key(|row| std::cmp::Reverse(encoding.passages.tokens(*row)));
@@ -188,12 +194,8 @@ fn refuse(
     reason: String,
 ) -> Result<(), IndexError> {
     job.texts.remove(index);
-    let document = encoding.passages.document_of(job.rows.remove(index));
-    encoding.documents.refuse(
-        document,
-        format!("text: cannot be encoded: {reason}"),
-        encoding.skip_invalid,
-    )
+    let row = job.rows.remove(index);
+    refuse_row(encoding, row, format!("text: cannot be encoded: {reason}"))
 }
 
 async fn encode(encoding: &Encoding, job: &Job) -> Result<Encoded, EncodeError> {
@@ -202,7 +204,7 @@ async fn encode(encoding: &Encoding, job: &Job) -> Result<Encoded, EncodeError> 
         let job = EncodeJob {
             texts: job.texts.clone(),
             task: Task::Passage,
-            with_token_vectors: false,
+            with_token_vectors: encoding.tokens.is_some(),
             priority: Priority::Bulk,
             deadline: None,
         };
@@ -226,21 +228,68 @@ fn write_vectors(encoding: &Encoding, job: &Job, encoded: &Encoded) -> Result<()
             values: encoded.vectors.len(),
         });
     }
-    for (row, vector) in job.rows.iter().zip(vectors) {
-        if !has_direction(vector) {
-            let document = encoding.passages.document_of(*row);
-            let reason = "text: the encoder gives no vector with a direction for it".to_owned();
-            encoding
-                .documents
-                .refuse(document, reason, encoding.skip_invalid)?;
-            continue;
+    if let Some(spool) = &encoding.vectors {
+        for (row, vector) in job.rows.iter().zip(vectors) {
+            write_vector(encoding, spool, *row, vector)?;
         }
-        encoding
-            .vectors
-            .write(*row, vector)
-            .map_err(IndexError::spool(encoding.documents.directory()))?;
+    }
+    match &encoding.tokens {
+        Some(sink) => write_tokens(encoding, sink, job, encoded),
+        None => Ok(()),
+    }
+}
+
+fn write_vector(
+    encoding: &Encoding,
+    spool: &VectorSpool,
+    row: u64,
+    vector: &[f32],
+) -> Result<(), IndexError> {
+    if !has_direction(vector) {
+        let reason = "text: the encoder gives no vector with a direction for it";
+        return refuse_row(encoding, row, reason.to_owned());
+    }
+    let written = spool.write(row, vector);
+    written.map_err(IndexError::spool(encoding.documents.directory()))
+}
+
+fn write_tokens(
+    encoding: &Encoding,
+    sink: &TokenSink,
+    job: &Job,
+    encoded: &Encoded,
+) -> Result<(), IndexError> {
+    let dimensions = encoding.encoder.info().token_dimensions;
+    let tokens = encoded.token_vectors.as_deref().unwrap_or_default();
+    let is_whole = |values: &Vec<f32>| values.len().is_multiple_of(dimensions);
+    if tokens.len() != job.rows.len() || !tokens.iter().all(is_whole) {
+        return Err(IndexError::EncoderShape {
+            texts: job.rows.len(),
+            dimensions,
+            values: tokens.iter().map(Vec::len).sum(),
+        });
+    }
+    for (row, tokens) in job.rows.iter().zip(tokens) {
+        match sink.take(*row, tokens) {
+            Ok(()) => {}
+            Err(TokenFault::Vectors(error)) => {
+                let reason = format!("text: the encoder gives token vectors of no use: {error}");
+                refuse_row(encoding, *row, reason)?;
+            }
+            Err(TokenFault::Spool(error)) => {
+                return Err(IndexError::spool(encoding.documents.directory())(error));
+            }
+        }
     }
     Ok(())
+}
+
+/// Takes the document of a row out of the run.
+fn refuse_row(encoding: &Encoding, row: u64, reason: String) -> Result<(), IndexError> {
+    let document = encoding.passages.document_of(row);
+    encoding
+        .documents
+        .refuse(document, reason, encoding.skip_invalid)
 }
 
 /// What can be normalised, whatever the rotation.

@@ -217,9 +217,10 @@ fn settings_from_wire(settings: wire::IndexSettings) -> Result<IndexSettings, In
             Some(stage) => stages.push(stage),
             None => {
                 let path = format!("settings.stages[{index}]");
+                let known = Stage::ALL.map(Stage::as_str).join(", ");
                 mistakes.push(FieldError::new(
                     path,
-                    format!("{name:?} is unknown; known are sparse, dense and rescore"),
+                    format!("{name:?} is unknown; known are {known}"),
                 ));
             }
         }

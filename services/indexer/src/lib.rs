@@ -1,7 +1,7 @@
 //! Reads documents, encodes them, builds segments, commits snapshots.
 //!
 //! The rooms in the order of a run: [`source`] cuts files into lines, `read` makes them documents or refuses them, `passages`
-//! cuts texts, `encode` makes vectors, `rotation` fits the collection's axes, `build` writes segments, `commit` makes them the
+//! cuts texts, `encode` makes vectors, `tokens` codes those of tokens, `rotation` fits the collection's axes, `build` writes segments, `commit` makes them the
 //! next snapshot. [`Indexer`] takes these steps; [`App`] offers them over gRPC.
 
 mod app;
@@ -22,6 +22,7 @@ mod settings;
 pub mod source;
 mod spool;
 mod temporary;
+mod tokens;
 
 pub use app::{App, CommitHook};
 pub use config::{Config, RawConfig};

@@ -1,7 +1,9 @@
-//! The rotation of a collection's vectors: fitted once, on a sample of the first run, and kept.
+//! The rotation of a collection's vectors: fitted once, on a sample of the first run, and kept. That of its token vectors is
+//! fitted where they are sampled, in `tokens`.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use segment::colbert::TokenCoder;
 use segment::manifest::{CollectionSettings, DenseSettings, EncoderSettings};
 use vector_math::{Rotation, VectorCoder};
 
@@ -11,7 +13,7 @@ use crate::passages::Passages;
 use crate::spool::VectorSpool;
 
 /// Makes the sample and the rotation the same for the same documents.
-const SEED: u64 = 0x66_69_6e_65_6d_65_73_68;
+pub(crate) const SEED: u64 = 0x66_69_6e_65_6d_65_73_68;
 
 /// Fits the rotation on a sample of all passages.
 pub(crate) fn fit(
@@ -42,7 +44,7 @@ pub(crate) fn fit(
 }
 
 /// Ascending, so that the spool is read front to back.
-fn sample_rows(rows: u64, sample: u32) -> Vec<u64> {
+pub(crate) fn sample_rows(rows: u64, sample: u32) -> Vec<u64> {
     let rows = usize::try_from(rows).unwrap_or(usize::MAX);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let sample = rows.min(sample as usize);
@@ -71,6 +73,16 @@ pub(crate) fn coder(
     VectorCoder::new(rotation, width, dimensions, prefix)
         .map(Some)
         .map_err(IndexError::Rotation)
+}
+
+/// The coder of the token vectors; none if the collection has none.
+pub(crate) fn token_coder(
+    settings: &CollectionSettings,
+    rotation: Option<Rotation>,
+) -> Result<Option<TokenCoder>, IndexError> {
+    let colbert = settings.colbert.as_ref();
+    let coder = colbert.map(|colbert| TokenCoder::new(colbert, rotation));
+    coder.transpose().map_err(IndexError::Rotation)
 }
 
 /// The coder of the vectors for rescoring, which are stored at full width; none if the collection has none.

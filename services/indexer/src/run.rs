@@ -107,6 +107,7 @@ impl Indexer {
                 document_ids: Arc::clone(&document_ids),
                 types: base.attributes.clone(),
                 rotation: None,
+                token_rotation: None,
                 directory: directory.path().into(),
             };
             match commit(&base, &change).await? {
@@ -300,6 +301,7 @@ impl<'a> Run<'a> {
             document_ids: Arc::new(ids.collect()),
             types,
             rotation: prepared.new_rotation.clone(),
+            token_rotation: prepared.new_token_rotation.clone(),
             directory: self.directory.path().into(),
         }
     }

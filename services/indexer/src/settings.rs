@@ -6,7 +6,8 @@ use std::fmt::Display;
 use inference::EncoderInfo;
 use search_core::{CollectionName, FieldError};
 use segment::manifest::{
-    CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS, Manifest, Stage,
+    ColbertSettings, CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS, Manifest,
+    Stage,
 };
 use segment::sparse::languages;
 
@@ -15,6 +16,8 @@ use crate::encode::EncoderInfos;
 use crate::error::IndexError;
 use crate::passages::PassageSize;
 
+/// Dimensions of the stored token vectors of a model that was not trained to have so few.
+const TOKEN_DIMENSIONS: u32 = 96;
 const DEFAULT_LANGUAGE: &str = "english";
 const DEFAULT_STAGES: [Stage; 2] = [Stage::Sparse, Stage::Dense];
 
@@ -137,11 +140,16 @@ impl IndexSettings {
             .wished_stages()
             .unwrap_or_else(|| DEFAULT_STAGES.to_vec());
         let has_vectors = stages.contains(&Stage::Dense);
+        let colbert = match stages.contains(&Stage::Colbert) {
+            true => Some(colbert_settings(config, encoder)?),
+            false => None,
+        };
         let rescore = match stages.contains(&Stage::Rescore) {
             true => Some(rescore_settings(encoders)?),
             false => None,
         };
-        let size = self.passage_size(config, encoder, has_vectors)?;
+        let is_encoded = has_vectors || colbert.is_some();
+        let size = self.passage_size(config, encoder, is_encoded)?;
         Ok(CollectionSettings {
             shards: self.shards.unwrap_or(1),
             stages,
@@ -154,6 +162,7 @@ impl IndexSettings {
             encoder: has_vectors.then(|| encoder_settings(encoder)),
             dense: has_vectors.then(|| dense_settings(config, encoder)),
             rescore,
+            colbert,
         })
     }
 
@@ -169,9 +178,9 @@ impl IndexSettings {
         &self,
         config: &Config,
         encoder: &EncoderInfo,
-        has_vectors: bool,
+        is_encoded: bool,
     ) -> Result<PassageSize, IndexError> {
-        let encoder_limit = if has_vectors {
+        let encoder_limit = if is_encoded {
             as_u32(encoder.max_tokens)
         } else {
             u32::MAX
@@ -252,23 +261,30 @@ impl IndexSettings {
 
 /// Vectors of two encoders do not mix.
 fn check_encoders(manifest: &Manifest, encoders: EncoderInfos<'_>) -> Result<(), IndexError> {
-    let CollectionSettings {
-        encoder, rescore, ..
-    } = &manifest.settings;
     let roles = [
-        ("encoder", encoder, Some(encoders.first)),
-        ("rescorer", rescore, encoders.rescorer),
+        (
+            "encoder",
+            manifest.encoder_fingerprint(),
+            Some(encoders.first),
+        ),
+        (
+            "rescorer",
+            manifest.rescore_fingerprint(),
+            encoders.rescorer,
+        ),
+        (
+            "encoder",
+            manifest.colbert_fingerprint(),
+            Some(encoders.first),
+        ),
     ];
     for (role, stored, current) in roles {
         let current = current.map_or("none", |current| &current.fingerprint);
-        if let Some(stored) = stored
-            .as_ref()
-            .filter(|stored| stored.fingerprint != current)
-        {
+        if !stored.is_empty() && stored != current {
             return Err(IndexError::EncoderDiffers {
                 role,
                 collection: manifest.collection.to_string(),
-                stored: stored.fingerprint.clone(),
+                stored: stored.to_owned(),
                 current: current.to_owned(),
             });
         }
@@ -286,6 +302,31 @@ fn rescore_settings(encoders: EncoderInfos<'_>) -> Result<EncoderSettings, Index
         )),
         Some(rescorer) => Ok(encoder_settings(rescorer)),
     }
+}
+
+/// Token vectors as wide as the sentence vector are the model's states: cut. Others come from a trained head: kept as they are.
+fn colbert_settings(config: &Config, encoder: &EncoderInfo) -> Result<ColbertSettings, IndexError> {
+    if encoder.token_dimensions == 0 {
+        let message = format!(
+            "colbert needs token vectors, and bundle {} gives none",
+            encoder.name
+        );
+        return Err(IndexError::invalid("settings.stages", message));
+    }
+    let width = as_u32(encoder.token_dimensions);
+    let are_states = encoder.token_dimensions == encoder.dimensions;
+    let dimensions = match are_states {
+        true => width.min(TOKEN_DIMENSIONS),
+        false => width,
+    };
+    Ok(ColbertSettings {
+        fingerprint: encoder.fingerprint.clone(),
+        token_dimensions: width,
+        dimensions,
+        rotated: dimensions < width,
+        rotation_sample: config.rotation_sample,
+        pooling: config.colbert_pooling,
+    })
 }
 
 fn encoder_settings(encoder: &EncoderInfo) -> EncoderSettings {
@@ -531,6 +572,46 @@ mod tests {
         let manifest = existing(stored.clone());
         let resolved = wishes().resolve(Some(&manifest), &Config::default(), both);
         assert_eq!(resolved.unwrap(), stored);
+    }
+
+    #[test]
+    fn token_vectors_are_cut_where_no_head_was_trained() {
+        let mut wishes = wishes();
+        wishes.stages = vec![Stage::Sparse, Stage::Colbert];
+        let resolve = |dimensions, token_dimensions| {
+            let encoder = EncoderInfo {
+                dimensions,
+                token_dimensions,
+                ..encoder(&[])
+            };
+            wishes.resolve(None, &Config::default(), alone(&encoder))
+        };
+        for (dimensions, token_dimensions, stored) in
+            [(384, 384, 96), (64, 64, 64), (384, 64, 64), (768, 128, 128)]
+        {
+            let settings = resolve(dimensions, token_dimensions).unwrap();
+            settings.check().unwrap();
+            assert_eq!((&settings.encoder, &settings.dense), (&None, &None));
+            assert_eq!(settings.passage_tokens, 256);
+            let colbert = settings.colbert.unwrap();
+            assert_eq!(colbert.dimensions, stored);
+            assert_eq!(
+                colbert.rotated,
+                stored < token_dimensions.try_into().unwrap()
+            );
+            assert_eq!((colbert.fingerprint.as_str(), colbert.pooling), ("f1", 1));
+        }
+        let error = resolve(384, 0).unwrap_err();
+        assert_eq!(error.fields()[0].path, "settings.stages");
+        assert!(error.to_string().contains("bundle test"), "{error}");
+        // Vectors of two encoders do not mix here either.
+        let manifest = existing(resolve(384, 384).unwrap());
+        let other = EncoderInfo {
+            fingerprint: "f2".into(),
+            ..encoder(&[])
+        };
+        let outcome = wishes.resolve(Some(&manifest), &Config::default(), alone(&other));
+        assert!(matches!(outcome, Err(IndexError::EncoderDiffers { .. })));
     }
 
     #[test]

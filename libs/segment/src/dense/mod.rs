@@ -15,7 +15,6 @@
 //! The rescore part, vectors of a second encoder that are only ever scored, has the same files: its prefix is the whole vector
 //! ([`crate::manifest::DenseSettings::scored_only`]).
 
-mod block;
 mod graph;
 mod part;
 mod writer;
@@ -27,6 +26,10 @@ pub use graph::{Graph, MAX_CONCURRENT_SEARCHES};
 pub use part::DensePart;
 pub use writer::DenseWriter;
 
+use crate::block::Magic;
+
+/// Of all files but the graph.
+const MAGIC: &Magic = b"fmdense1";
 const PREFIX: &str = "prefix.i8";
 const REST: &str = "rest.i8";
 const SCALES: &str = "scales.f32";

@@ -2,8 +2,8 @@
 
 use vector_math::{CodedRows, MAX_DIMENSIONS, codes_from_bytes, floats_from_bytes};
 
-use super::block::Block;
-use super::{GRAPH, Graph, PREFIX, PREFIX_NORMS, REST, SCALES, SCALES_PER_ROW};
+use super::{GRAPH, Graph, MAGIC, PREFIX, PREFIX_NORMS, REST, SCALES, SCALES_PER_ROW};
+use crate::block::Block;
 use crate::manifest::DenseSettings;
 use crate::{SegmentError, store::PartFiles};
 
@@ -27,7 +27,7 @@ impl DensePart {
         passages: u32,
     ) -> Result<Self, SegmentError> {
         let (dimensions, prefix_dimensions) = dimensions(settings)?;
-        let block = |name, row_bytes| Block::open(files, name, row_bytes, passages);
+        let block = |name, row_bytes| Block::open(files, name, MAGIC, row_bytes, passages.into());
         let mut part = Self {
             dimensions,
             prefix_dimensions,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use vector_math::{CodedVector, codes_as_bytes, floats_as_bytes};
 
-use super::block::BlockWriter;
-use super::{DensePart, GRAPH, Graph, PREFIX, PREFIX_NORMS, REST, SCALES, SCALES_PER_ROW};
+use super::{DensePart, GRAPH, Graph, MAGIC, PREFIX, PREFIX_NORMS, REST, SCALES, SCALES_PER_ROW};
+use crate::block::BlockWriter;
 use crate::manifest::DenseSettings;
 use crate::{SegmentError, store::PartFiles};
 
@@ -26,13 +26,14 @@ impl DenseWriter {
         let rest = (settings.dimensions as usize).checked_sub(prefix);
         let rest =
             rest.ok_or_else(|| SegmentError::invalid("the prefix is wider than the vector"))?;
+        let create = |name, row_bytes| BlockWriter::create(folder, name, MAGIC, row_bytes);
         Ok(Self {
             folder: folder.to_owned(),
             settings: settings.clone(),
-            prefix: BlockWriter::create(folder, PREFIX, prefix)?,
-            rest: BlockWriter::create(folder, REST, rest)?,
-            scales: BlockWriter::create(folder, SCALES, SCALES_PER_ROW * size_of::<f32>())?,
-            prefix_norms: BlockWriter::create(folder, PREFIX_NORMS, size_of::<f32>())?,
+            prefix: create(PREFIX, prefix)?,
+            rest: create(REST, rest)?,
+            scales: create(SCALES, SCALES_PER_ROW * size_of::<f32>())?,
+            prefix_norms: create(PREFIX_NORMS, size_of::<f32>())?,
         })
     }
 

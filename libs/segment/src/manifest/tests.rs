@@ -34,9 +34,11 @@ fn manifest() -> Manifest {
                 graph_min_passages: 100_000,
             }),
             rescore: None,
+            colbert: None,
         },
         attributes: AttributeTypes::default(),
         rotation: Some(file("snapshots/1-a/rotation.bin")),
+        token_rotation: None,
         statistics: Some(file("snapshots/1-a/statistics.fst")),
         next_segment: 1,
         segments: vec![SegmentEntry {
@@ -120,6 +122,57 @@ fn nonsense_is_refused() {
             (m.settings.encoder, m.settings.dense) = (None, None);
         }),
         ("has parts", |m| add_rescore(m, rescorer("g"))),
+        ("colbert and the colbert stage", |m| {
+            m.settings.colbert = Some(colbert("f"))
+        }),
+        ("colbert and the colbert stage", |m| {
+            m.settings.stages.push(Stage::Colbert)
+        }),
+        ("colbert has another fingerprint than the encoder", |m| {
+            add_colbert(m, colbert("g"))
+        }),
+        ("colbert fingerprint is empty", |m| {
+            add_colbert(m, colbert(""))
+        }),
+        ("97 of 96 token dimensions stored", |m| {
+            let token_dimensions = 96;
+            add_colbert(
+                m,
+                ColbertSettings {
+                    token_dimensions,
+                    dimensions: 97,
+                    ..colbert("f")
+                },
+            )
+        }),
+        ("0 token dimensions", |m| {
+            let token_dimensions = 0;
+            add_colbert(
+                m,
+                ColbertSettings {
+                    token_dimensions,
+                    ..colbert("f")
+                },
+            )
+        }),
+        ("colbert pooling is 4", |m| {
+            let pooling = 4;
+            add_colbert(
+                m,
+                ColbertSettings {
+                    pooling,
+                    ..colbert("f")
+                },
+            )
+        }),
+        ("token_rotation is missing", |m| {
+            add_colbert(m, colbert("f"));
+            m.token_rotation = None;
+        }),
+        ("token_rotation is set but unused", |m| {
+            m.token_rotation = Some(file("snapshots/1-a/token_rotation.bin"))
+        }),
+        ("has parts", |m| add_colbert(m, colbert("f"))),
         ("rotation is set but unused", |m| dense(m).rotated = false),
         ("rotation is missing", |m| m.rotation = None),
         ("statistics are missing", |m| m.statistics = None),
@@ -204,6 +257,48 @@ fn rescorer(fingerprint: &str) -> EncoderSettings {
 fn add_rescore(manifest: &mut Manifest, rescorer: EncoderSettings) {
     manifest.settings.stages.push(Stage::Rescore);
     manifest.settings.rescore = Some(rescorer);
+}
+
+fn colbert(fingerprint: &str) -> ColbertSettings {
+    ColbertSettings {
+        fingerprint: fingerprint.to_owned(),
+        token_dimensions: 384,
+        dimensions: 96,
+        rotated: true,
+        rotation_sample: 20_000,
+        pooling: 1,
+    }
+}
+
+/// The settings and the rotation; its segments still lack the part.
+fn add_colbert(manifest: &mut Manifest, colbert: ColbertSettings) {
+    manifest.settings.stages.push(Stage::Colbert);
+    manifest.settings.colbert = Some(colbert);
+    manifest.token_rotation = Some(file("snapshots/1-a/token_rotation.bin"));
+}
+
+#[test]
+fn token_vectors_are_kept_and_need_no_new_format() {
+    let without = String::from_utf8(manifest().to_json().unwrap()).unwrap();
+    assert!(!without.contains("colbert") && !without.contains("token_rotation"));
+    let mut with = manifest();
+    add_colbert(&mut with, colbert("f"));
+    let part = vec![file("segments/0-a/colbert/data.bin")];
+    with.segments[0].parts.insert("colbert".to_owned(), part);
+    let read = Manifest::from_json("m", &with.to_json().unwrap()).unwrap();
+    assert_eq!(read, with);
+    assert_eq!(
+        (read.colbert_fingerprint(), manifest().colbert_fingerprint()),
+        ("f", "")
+    );
+    assert!(read.has_part("colbert") && !manifest().has_part("colbert"));
+    let rotation = read.token_rotation.as_ref().unwrap();
+    assert!(read.files().any(|file| file == rotation));
+    // Token vectors alone, without a dense stage.
+    with.settings.stages.remove(1);
+    (with.settings.encoder, with.settings.dense, with.rotation) = (None, None, None);
+    with.segments[0].parts.remove("dense");
+    with.to_json().unwrap();
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl Collection {
             }),
             dense: Some(dense),
             rescore: None,
+            colbert: None,
         };
         Self {
             manifest: Manifest::empty(name.clone(), settings),

@@ -176,8 +176,12 @@ async fn requests_that_are_wrong_name_their_field() {
         ),
         (settings(|s| s.shards = Some(1025)), "settings.shards"),
         (
-            settings(|s| s.stages = vec!["sparse".into(), "colbert".into()]),
+            settings(|s| s.stages = vec!["sparse".into(), "splade".into()]),
             "settings.stages[1]",
+        ),
+        (
+            settings(|s| s.stages = vec!["sparse".into(), "colbert".into()]),
+            "settings.stages",
         ),
         (
             settings(|s| s.stages = vec!["sparse".into(), "rescore".into()]),

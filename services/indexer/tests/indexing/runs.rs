@@ -10,7 +10,7 @@ use search_core::ErrorKind;
 use segment::manifest::Stage;
 use tokio::sync::mpsc;
 
-fn lines(numbers: std::ops::Range<u32>, version: &str) -> Vec<String> {
+pub(crate) fn lines(numbers: std::ops::Range<u32>, version: &str) -> Vec<String> {
     numbers
         .map(|n| line(&format!("d{n}"), &format!("title {n}"), &text(n, version)))
         .collect()
@@ -24,7 +24,7 @@ fn text(n: u32, version: &str) -> String {
     words.join(" ")
 }
 
-fn model(numbers: std::ops::Range<u32>, version: &str) -> Model {
+pub(crate) fn model(numbers: std::ops::Range<u32>, version: &str) -> Model {
     numbers
         .map(|n| (format!("d{n}"), (format!("title {n}"), text(n, version))))
         .collect()

@@ -11,8 +11,10 @@ use indexer::source::LineBatch;
 use indexer::{Config, Encoders, Event, IndexError, IndexSettings, Indexer, RawConfig, Summary};
 use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEncoder};
 use search_core::{CollectionName, shard_of};
+use segment::SegmentError;
 use segment::attributes::Attributes;
 use segment::bitmap::Bitmap;
+use segment::colbert::{ColbertPart, TokenCoder};
 use segment::dense::DensePart;
 use segment::documents::Documents;
 use segment::index_text;
@@ -20,7 +22,7 @@ use segment::manifest::{ATTRIBUTES, DOCUMENTS, DenseSettings, Manifest, SegmentE
 use segment::store::Store;
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
-use vector_math::{Rotation, VectorCoder};
+use vector_math::{Rotation, TokenQuery, VectorCoder};
 
 pub(crate) const DIMENSIONS: usize = 16;
 /// Width of the second encoder's vectors.
@@ -39,10 +41,12 @@ pub(crate) struct WordEncoder {
     pub(crate) last_texts: Mutex<Vec<String>>,
 }
 
-/// Words that the encoder refuses: when a text is cut, when it is encoded, and by a vector without a direction.
+/// Words that the encoder refuses: when a text is cut, when it is encoded, by a vector without a direction, and by a token that
+/// has none.
 pub(crate) const UNSPLITTABLE: &str = "unsplittable";
 pub(crate) const UNENCODABLE: &str = "unencodable";
 pub(crate) const WITHOUT_DIRECTION: &str = "directionless";
+pub(crate) const DIRECTIONLESS_TOKEN: &str = "vectorless";
 
 fn refused(index: usize) -> EncodeError {
     let reason = "is refused".to_owned();
@@ -80,6 +84,14 @@ impl WordEncoder {
         encoder
     }
 
+    /// With token vectors, and sentence vectors of this width.
+    pub(crate) fn with_tokens(dimensions: usize, token_dimensions: usize) -> Self {
+        let mut encoder = Self::with_fingerprint("words-tokens");
+        encoder.info.dimensions = dimensions;
+        encoder.info.token_dimensions = token_dimensions;
+        encoder
+    }
+
     pub(crate) fn hanging_after(texts: usize) -> Self {
         Self {
             hangs_after: texts,
@@ -103,6 +115,15 @@ pub(crate) fn vector_of(text: &str, dimensions: usize) -> Vec<f32> {
     }
     let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
     vector.iter().map(|value| value / norm).collect()
+}
+
+/// One for each word.
+pub(crate) fn token_vectors_of(text: &str, dimensions: usize) -> Vec<f32> {
+    let of_word = |word| match word {
+        DIRECTIONLESS_TOKEN => vec![0.0; dimensions],
+        word => vector_of(word, dimensions),
+    };
+    text.split_whitespace().flat_map(of_word).collect()
 }
 
 impl TextEncoder for WordEncoder {
@@ -137,7 +158,11 @@ impl TextEncoder for WordEncoder {
                 .iter()
                 .flat_map(|text| vector_of(text, self.info.dimensions))
                 .collect(),
-            token_vectors: None,
+            token_vectors: job.with_token_vectors.then(|| {
+                let width = self.info.token_dimensions;
+                let texts = job.texts.iter();
+                texts.map(|text| token_vectors_of(text, width)).collect()
+            }),
             tokens: job
                 .texts
                 .iter()
@@ -316,6 +341,7 @@ pub(crate) async fn contents(place: &Place) -> Model {
         assert_eq!(attributes.documents(), entry.documents);
         check_vectors(place, &manifest, entry, &documents).await;
         check_rescore(place, &manifest, entry, &documents).await;
+        check_tokens(place, &manifest, entry, &documents).await;
         let deletes = deletes(place, entry).await;
         assert_eq!(deletes.count(), entry.deleted_passages);
         for document in 0..documents.documents() {
@@ -383,6 +409,48 @@ async fn check_rescore(
     let width = RESCORE_DIMENSIONS;
     let coder = VectorCoder::new(None, width, width, width).unwrap();
     check_part(&part, &coder, documents);
+}
+
+/// Every token of a passage finds itself there, in the collection's rotation; pooled, something near it.
+async fn check_tokens(
+    place: &Place,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+    documents: &Documents,
+) {
+    let Some(settings) = &manifest.settings.colbert else {
+        return;
+    };
+    let part = colbert_part(place, manifest, entry).await.unwrap();
+    let coder = TokenCoder::new(settings, token_rotation(place, manifest).await).unwrap();
+    for ordinal in 0..documents.passages() {
+        let passage = documents.passage(ordinal).unwrap().unwrap();
+        let text = index_text(&passage.title, &passage.text);
+        let tokens = coder.project(&token_vectors_of(&text, coder.width()));
+        let query = TokenQuery::new(part.layout(), &tokens.unwrap()).unwrap();
+        let blocks = [part.passage(ordinal).unwrap()];
+        let score = part.rows().score_while(&query, &blocks, |_| true).unwrap()[0];
+        let share = score / query.tokens() as f32;
+        let least = if settings.pooling == 1 { 0.99 } else { 0.7 };
+        assert!((least..1.01).contains(&share), "{text}: {share}");
+    }
+}
+
+pub(crate) async fn colbert_part(
+    place: &Place,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+) -> Result<ColbertPart, SegmentError> {
+    let part = Stage::Colbert.as_str();
+    let files = place.store.part_files(&name(), entry, part).await?;
+    let settings = manifest.settings.colbert.as_ref().unwrap();
+    ColbertPart::open(&files, settings, entry.passages)
+}
+
+async fn token_rotation(place: &Place, manifest: &Manifest) -> Option<Rotation> {
+    let file = manifest.token_rotation.as_ref()?;
+    let path = place.store.local_file(&name(), file).await.unwrap();
+    Some(Rotation::from_bytes(&std::fs::read(path).unwrap()).unwrap())
 }
 
 fn check_part(part: &DensePart, coder: &VectorCoder, documents: &Documents) {

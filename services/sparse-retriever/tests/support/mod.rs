@@ -59,6 +59,7 @@ impl Collection {
             encoder: None,
             dense: None,
             rescore: None,
+            colbert: None,
         };
         Self {
             manifest: Manifest::empty(name.clone(), settings),
