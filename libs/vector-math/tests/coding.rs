@@ -381,3 +381,21 @@ proptest! {
         prop_assert_eq!(prefixes[0].len(), expected.len());
     }
 }
+
+#[test]
+fn stored_values_are_the_first_of_the_whole_rotated_vector() {
+    let vectors = clustered(300, WIDTH, 3);
+    let rotation = Rotation::fit(&vectors.concat(), WIDTH, 13, 13, 7).unwrap();
+    let coder = VectorCoder::new(Some(rotation.clone()), WIDTH, 13, 13).unwrap();
+    for vector in &vectors {
+        let mut expected = vector.clone();
+        vector_math::normalize(&mut expected).unwrap();
+        expected = rotation.apply(&expected);
+        expected.truncate(13);
+        vector_math::normalize(&mut expected).unwrap();
+        assert_eq!(coder.stored_values(vector).unwrap(), expected);
+    }
+    let outside = VectorCoder::new(None, 4, 2, 2).unwrap();
+    let stored = outside.stored_values(&[0.0, 0.0, 1.0, 0.0]).unwrap();
+    assert_eq!(stored, [0.0, 0.0]);
+}
