@@ -50,6 +50,8 @@ pub struct Installed {
     pub ort_library: PathBuf,
     /// The default encoder bundle's folder.
     pub encoder_bundle: PathBuf,
+    /// The default cross-encoder bundle's folder.
+    pub reranker_bundle: PathBuf,
 }
 
 /// How far a pull is.
@@ -90,6 +92,7 @@ struct Places {
     platform: Platform,
     runtime_dir: PathBuf,
     encoder: DefaultBundle,
+    reranker: DefaultBundle,
 }
 
 impl Places {
@@ -98,6 +101,7 @@ impl Places {
             platform,
             runtime_dir: cache_dir.join(format!("onnxruntime-{ORT_VERSION}")),
             encoder: DefaultBundle::encoder(cache_dir),
+            reranker: DefaultBundle::reranker(cache_dir),
         }
     }
 
@@ -106,7 +110,7 @@ impl Places {
     }
 
     fn missing_bundles(&self) -> impl Iterator<Item = &DefaultBundle> {
-        [&self.encoder]
+        [&self.encoder, &self.reranker]
             .into_iter()
             .filter(|bundle| !bundle.is_there())
     }
@@ -125,6 +129,7 @@ impl Places {
         Installed {
             ort_library: self.runtime_dir.join(self.platform.library),
             encoder_bundle: self.encoder.folder.clone(),
+            reranker_bundle: self.reranker.folder.clone(),
         }
     }
 

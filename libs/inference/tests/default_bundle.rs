@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use inference::pull::{Installed, PullOptions, pull};
 use inference::{
-    Bundle, BundleEncoder, EncodeError, EncodeJob, EncoderOptions, GoldenError, LoadError,
-    MakeOptions, Priority, Task, TextEncoder, make_bundle, split_passages,
+    Bundle, BundleEncoder, CrossEncoder, EncodeError, EncodeJob, EncoderOptions, GoldenError,
+    LoadError, MakeOptions, Priority, Task, TextEncoder, make_bundle, split_passages,
 };
 use models::installed_or_skip;
 
@@ -369,4 +369,21 @@ async fn an_exported_model_becomes_a_bundle_by_its_own_files() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn the_default_cross_encoder_reads_a_passage_to_its_end() {
+    let Some(installed) = installed_or_skip() else {
+        return;
+    };
+    let mut reader =
+        CrossEncoder::open(&installed.ort_library, &installed.reranker_bundle, 1).unwrap();
+    assert_eq!(reader.info().name, "minilm-l3-rerank");
+    let beside = "The river bends twice below the old mill, and the path follows it. ".repeat(12);
+    let answer = "Each shard of an index is searched by a thread of its own.";
+    let late = format!("{beside}{answer}");
+    let scores = reader
+        .score("how is a shard searched?", &[answer, &late, &beside])
+        .unwrap();
+    assert!(scores[0] > scores[1] && scores[1] > scores[2], "{scores:?}");
 }

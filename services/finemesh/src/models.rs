@@ -18,9 +18,10 @@ pub(crate) async fn encoders(config: &ModelsConfig) -> Result<Encoders> {
 }
 
 fn load(config: &ModelsConfig) -> Result<Encoders> {
-    let Installed {
+    let Models {
         ort_library,
         encoder_bundle,
+        ..
     } = resolve(config)?;
     let first = open(&ort_library, &encoder_bundle)?;
     let rescorer = config.rescorer_bundle.as_ref();
@@ -50,23 +51,25 @@ fn check_distinct(encoders: &Encoders) -> Result<()> {
     Ok(())
 }
 
-/// The configured cross-encoder, if one is, with a session for each compute thread.
+/// The configured cross-encoder or the pulled one, with a session for each compute thread. None where all other models are
+/// the user's own and there is none of this kind.
 pub(crate) async fn cross_encoder(
     config: &ModelsConfig,
     threads: usize,
 ) -> Result<Option<CrossEncoder>> {
-    let Some(bundle) = config.reranker_bundle.clone() else {
-        return Ok(None);
-    };
     let config = config.clone();
     let open = move || {
-        let opened = CrossEncoder::open(&library(&config)?, &bundle, threads);
-        opened.with_context(|| {
+        let models = resolve(&config)?;
+        let Some(bundle) = models.reranker_bundle else {
+            return Ok(None);
+        };
+        let opened = CrossEncoder::open(&models.ort_library, &bundle, threads);
+        opened.map(Some).with_context(|| {
             let folder = bundle.display();
             format!("the cross-encoder bundle in {folder} cannot be used")
         })
     };
-    tokio::task::spawn_blocking(open).await?.map(Some)
+    tokio::task::spawn_blocking(open).await?
 }
 
 /// The configured ONNX Runtime, or the pulled one.
@@ -77,21 +80,34 @@ pub(crate) fn library(config: &ModelsConfig) -> Result<PathBuf> {
     }
 }
 
-/// What the configuration names; what it does not name is pulled.
-pub(crate) fn resolve(config: &ModelsConfig) -> Result<Installed> {
-    if let (Some(ort_library), Some(encoder_bundle)) =
-        (&config.onnxruntime_library, &config.encoder_bundle)
-    {
-        return Ok(Installed {
+/// The models that are used by default.
+pub(crate) struct Models {
+    pub(crate) ort_library: PathBuf,
+    pub(crate) encoder_bundle: PathBuf,
+    pub(crate) reranker_bundle: Option<PathBuf>,
+}
+
+/// What the configuration names; what it does not name is pulled. The cross-encoder alone is not: with an own runtime and an
+/// own encoder nothing is fetched.
+pub(crate) fn resolve(config: &ModelsConfig) -> Result<Models> {
+    let ModelsConfig {
+        onnxruntime_library,
+        encoder_bundle,
+        reranker_bundle,
+        ..
+    } = config.clone();
+    if let (Some(ort_library), Some(encoder_bundle)) = (&onnxruntime_library, &encoder_bundle) {
+        return Ok(Models {
             ort_library: ort_library.clone(),
             encoder_bundle: encoder_bundle.clone(),
+            reranker_bundle,
         });
     }
     let pulled = pull(config)?;
-    let own = |path: &Option<PathBuf>, pulled: PathBuf| path.clone().unwrap_or(pulled);
-    Ok(Installed {
-        ort_library: own(&config.onnxruntime_library, pulled.ort_library),
-        encoder_bundle: own(&config.encoder_bundle, pulled.encoder_bundle),
+    Ok(Models {
+        ort_library: onnxruntime_library.unwrap_or(pulled.ort_library),
+        encoder_bundle: encoder_bundle.unwrap_or(pulled.encoder_bundle),
+        reranker_bundle: reranker_bundle.or(Some(pulled.reranker_bundle)),
     })
 }
 
@@ -101,7 +117,7 @@ pub(crate) fn pull(config: &ModelsConfig) -> Result<Installed> {
         return Ok(installed);
     }
     eprintln!(
-        "fetching ONNX Runtime and all-MiniLM-L6-v2 into {}",
+        "fetching ONNX Runtime, all-MiniLM-L6-v2 and the cross-encoder over it into {}",
         config.cache_folder.display()
     );
     let options = PullOptions {

@@ -1,5 +1,6 @@
 //! The bundles that are made of the files of a pulled wheel and of what this build adds: a graph, golden values, a description.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,34 +39,42 @@ const FROM_WHEEL: [(&str, &str); 4] = [
 pub(super) struct DefaultBundle {
     /// Its place in the cache. The name holds a short hash of what this build adds: a newer build finds its own beside it.
     pub(super) folder: PathBuf,
-    added: [(&'static str, Vec<u8>); 3],
+    added: Vec<(&'static str, Cow<'static, [u8]>)>,
 }
 
 impl DefaultBundle {
     /// The encoder. Its golden vectors were computed apart from the served path.
     pub(super) fn encoder(cache_dir: &Path) -> Self {
         let description = serde_json::to_vec_pretty(&encoder_description());
-        Self::new(
-            cache_dir,
-            "all-minilm-l6-v2",
-            include_bytes!("../../graphs/minilm_l6.onnx"),
-            include_bytes!("../../graphs/minilm_l6_golden.json"),
-            description.expect("plain fields always serialise"),
-        )
+        let graph: &[u8] = include_bytes!("../../graphs/minilm_l6.onnx");
+        let golden: &[u8] = include_bytes!("../../graphs/minilm_l6_golden.json");
+        let added = vec![
+            (MODEL_FILE, graph.into()),
+            (GOLDEN_FILE, golden.into()),
+            (
+                DESCRIPTION_FILE,
+                description.expect("plain fields always serialise").into(),
+            ),
+        ];
+        Self::new(cache_dir, "all-minilm-l6-v2", added)
     }
 
-    fn new(
-        cache_dir: &Path,
-        name: &str,
-        graph: &[u8],
-        golden: &[u8],
-        description: Vec<u8>,
-    ) -> Self {
-        let added = [
-            (MODEL_FILE, graph.to_vec()),
-            (GOLDEN_FILE, golden.to_vec()),
-            (DESCRIPTION_FILE, description),
+    /// The cross-encoder, trained by services/trainer: the wheel has the word embeddings, the graph all the rest.
+    pub(super) fn reranker(cache_dir: &Path) -> Self {
+        let graph: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/model.onnx");
+        let golden: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/golden.json");
+        let description: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/bundle.json");
+        let card: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/README.md");
+        let added = vec![
+            (MODEL_FILE, graph.into()),
+            (GOLDEN_FILE, golden.into()),
+            (DESCRIPTION_FILE, description.into()),
+            ("README.md", card.into()),
         ];
+        Self::new(cache_dir, "minilm-l3-rerank", added)
+    }
+
+    fn new(cache_dir: &Path, name: &str, added: Vec<(&'static str, Cow<'static, [u8]>)>) -> Self {
         let mut hasher = Sha256::new();
         for (_, content) in &added {
             hasher.update(content);

@@ -5,7 +5,6 @@ mod list;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use inference::pull::Installed;
 use inference::{
     AnyBundle, Bundle, BundleEncoder, BundleError, CrossEncoder, EncoderOptions, LoadError,
     MakeOptions, PairBundle, make_bundle,
@@ -14,7 +13,7 @@ use list::{bundle_text, list};
 
 use crate::cli::ModelsCommand;
 use crate::config::ModelsConfig;
-use crate::models;
+use crate::models::{self, Models};
 use crate::output::say;
 
 /// Runs one of the subcommands; all of them block.
@@ -37,13 +36,18 @@ fn pull(config: &ModelsConfig) -> Result<()> {
         "encoder bundle  {}",
         installed.encoder_bundle.display()
     ))?;
+    say(format_args!(
+        "cross-encoder   {}",
+        installed.reranker_bundle.display()
+    ))?;
     Ok(())
 }
 
 fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
-    let Installed {
+    let Models {
         ort_library,
         encoder_bundle,
+        reranker_bundle,
     } = models::resolve(config)?;
     if let Some(folder) = folder {
         return verify_bundle(&ort_library, folder, AnyBundle::read(folder));
@@ -52,7 +56,7 @@ fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
         let encoder = Bundle::read(folder).map(AnyBundle::Encode);
         verify_bundle(&ort_library, folder, encoder)?;
     }
-    if let Some(folder) = &config.reranker_bundle {
+    if let Some(folder) = &reranker_bundle {
         let reranker = PairBundle::read(folder).map(AnyBundle::Rerank);
         verify_bundle(&ort_library, folder, reranker)?;
     }

@@ -11,8 +11,11 @@ fn refusal(mesh: &Finemesh, models: &str) -> (i32, String) {
 }
 
 #[test]
-fn without_a_bundle_the_configuration_is_wrong() {
-    let (code, message) = refusal(&Finemesh::new(), "");
+fn own_models_without_a_reader_leave_it_nothing_to_serve() {
+    let mesh = Finemesh::new();
+    let (library, folder) = (mesh.file("libonnxruntime.so", ""), mesh.folder());
+    let own = format!("onnxruntime_library = {library:?}\nencoder_bundle = {folder:?}\n");
+    let (code, message) = refusal(&mesh, &own);
     assert_eq!(code, 64, "{message}");
     assert!(
         message.contains("models.reranker_bundle: a cross-encoder needs one"),

@@ -12,7 +12,8 @@ use crate::output::say;
 
 /// What is configured or pulled; pulls nothing.
 pub(super) fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
-    let pulled = inference::pull::installed(&config.cache_folder);
+    let all_own = config.onnxruntime_library.is_some() && config.encoder_bundle.is_some();
+    let pulled = inference::pull::installed(&config.cache_folder).filter(|_| !all_own);
     let library = config
         .onnxruntime_library
         .clone()
@@ -20,10 +21,14 @@ pub(super) fn list(config: &ModelsConfig, as_json: bool) -> Result<()> {
     let folder = config
         .encoder_bundle
         .clone()
-        .or(pulled.map(|pulled| pulled.encoder_bundle));
+        .or(pulled.clone().map(|pulled| pulled.encoder_bundle));
+    let reranker = config
+        .reranker_bundle
+        .clone()
+        .or(pulled.map(|pulled| pulled.reranker_bundle));
     let read = |folder: Option<PathBuf>| folder.map(|folder| Bundle::read(&folder)).transpose();
     let (bundle, rescorer) = (read(folder)?, read(config.rescorer_bundle.clone())?);
-    let reranker = config.reranker_bundle.as_deref().map(PairBundle::read);
+    let reranker = reranker.as_deref().map(PairBundle::read);
     let reranker = reranker.transpose()?;
     let encoders = bundle.iter().chain(&rescorer).map(Bundle::folder);
     let rerankers = reranker.iter().map(PairBundle::folder);
