@@ -24,7 +24,7 @@ impl BatchModel for Gated {
         self.seen
             .send(rows.iter().map(|row| row.ids.len()).collect())
             .unwrap();
-        self.gate.recv().unwrap()?;
+        self.gate.recv().unwrap_or(Err(ModelError::Panicked))?;
         Ok(sums(rows, with_token_vectors))
     }
 }
@@ -60,10 +60,11 @@ fn sums(rows: &[&TokenIds], with_token_vectors: bool) -> BatchVectors {
     }
 }
 
+/// The gate goes first when it is dropped: the batcher waits for its thread, and that for the gate.
 struct Bench {
+    gate: Sender<Result<(), ModelError>>,
     batcher: Batcher,
     seen: Receiver<Vec<usize>>,
-    gate: Sender<Result<(), ModelError>>,
 }
 
 impl Bench {
@@ -77,9 +78,9 @@ impl Bench {
             limits,
         );
         Self {
+            gate,
             batcher,
             seen,
-            gate,
         }
     }
 
