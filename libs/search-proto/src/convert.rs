@@ -4,6 +4,8 @@
 //! [`FieldError`] with the path of the field below the converted message. The caller puts its own field's name in front with
 //! [`FieldError::inside`].
 
+mod rerank;
+
 use crate::{common, search};
 use common::filter::Condition;
 use common::value::Kind;
@@ -13,6 +15,8 @@ use search_core::{
     RefusedSegment, Score, SnapshotId, StageReason, StageReport, StageStatus, Value, micros,
 };
 use std::time::Duration;
+
+pub use rerank::{calibrated, check_rerank_texts};
 
 /// Packs candidates, in their order.
 pub fn candidates_to_wire(candidates: &[Candidate]) -> common::Candidates {

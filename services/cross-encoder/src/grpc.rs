@@ -16,12 +16,6 @@ use crate::app::{self, App};
 use crate::error::Error;
 use crate::scores::{ScoredBatch, ScoredPassage, Scores};
 
-/// Most passages of one request.
-const MAX_PASSAGES: usize = 1000;
-/// The longest query: many times what a model reads.
-const MAX_QUERY_BYTES: usize = 64 * 1024;
-/// The longest passage: whole documents are taken, of which the model reads the beginning.
-const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 /// When to try again, by the gRPC specification.
 const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
 
@@ -36,18 +30,15 @@ impl App {
 
     fn begin(&self, request: Request<RerankRequest>) -> Result<Scores, Error> {
         let deadline = deadline_of(&request);
-        let RerankRequest {
-            query,
-            passages,
-            expected_fingerprint,
-            ..
-        } = request.into_inner();
-        let served = self.info();
-        if !expected_fingerprint.is_empty() && expected_fingerprint != served.fingerprint {
-            return Err(Error::other_bundle(&expected_fingerprint, served));
+        let request = request.into_inner();
+        let (expected, served) = (&request.expected_fingerprint, self.info());
+        if !expected.is_empty() && *expected != served.fingerprint {
+            return Err(Error::other_bundle(expected, served));
         }
-        check_text("query", &query, MAX_QUERY_BYTES)?;
-        check_passages(&passages)?;
+        convert::check_rerank_texts(&request)?;
+        let RerankRequest {
+            query, passages, ..
+        } = request;
         let span = tracing::info_span!(
             "score passages",
             passages = passages.len(),
@@ -164,29 +155,6 @@ fn status(error: &Error) -> Status {
     status
 }
 
-fn check_passages(passages: &[String]) -> Result<(), FieldError> {
-    let count = passages.len();
-    if !(1..=MAX_PASSAGES).contains(&count) {
-        let message = format!("has {count} passages, must have 1 to {MAX_PASSAGES}");
-        return Err(FieldError::new("passages", message));
-    }
-    let mut numbered = passages.iter().enumerate();
-    numbered.try_for_each(|(index, passage)| {
-        check_text(&format!("passages[{index}]"), passage, MAX_PASSAGE_BYTES)
-    })
-}
-
-fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(), FieldError> {
-    match text.len() {
-        0 => Err(FieldError::new(path, "is empty")),
-        bytes if bytes > max_bytes => {
-            let message = format!("has {bytes} bytes, must have at most {max_bytes}");
-            Err(FieldError::new(path, message))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn batch_to_wire(batch: &ScoredBatch, fingerprint: &str) -> RerankResponse {
     let passages = batch.passages.iter().cloned();
     let passages: Vec<_> = passages.map(|passage| (batch.number, passage)).collect();
@@ -214,7 +182,9 @@ fn packed(passages: &[(u32, ScoredPassage)], fingerprint: &str) -> RerankRespons
     RerankResponse {
         indexes: each().map(|passage| passage.index as u32).collect(),
         logits: each().map(|passage| passage.logit).collect(),
-        scores: each().map(|passage| logistic(passage.logit)).collect(),
+        scores: each()
+            .map(|passage| convert::calibrated(passage.logit))
+            .collect(),
         tokens: each().map(|passage| passage.tokens as u32).collect(),
         batches: passages.iter().map(|(number, _)| *number).collect(),
         truncated_passages: each().filter(|passage| passage.is_truncated).count() as u32,
@@ -223,8 +193,4 @@ fn packed(passages: &[(u32, ScoredPassage)], fingerprint: &str) -> RerankRespons
         timing: None,
         language_model: None,
     }
-}
-
-fn logistic(logit: f32) -> f32 {
-    1.0 / (1.0 + (-logit).exp())
 }

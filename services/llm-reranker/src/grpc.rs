@@ -18,12 +18,6 @@ use crate::app::{App, Passage, Scored};
 use crate::error::Error;
 use crate::usage::Usage;
 
-/// Most passages of one request.
-const MAX_PASSAGES: usize = 1000;
-/// The longest query.
-const MAX_QUERY_BYTES: usize = 64 * 1024;
-/// The longest passage: whole documents are taken, of which the model gets the beginning.
-const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 /// When to try again, by the gRPC specification.
 const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
 
@@ -55,8 +49,7 @@ impl App {
         let deadline = deadline_of(&request);
         let request = request.into_inner();
         self.check_fingerprint(&request.expected_fingerprint)?;
-        check_text("query", &request.query, MAX_QUERY_BYTES)?;
-        check_passages(&request.passages)?;
+        convert::check_rerank_texts(&request)?;
         let span = tracing::info_span!(
             "ask the language model",
             passages = request.passages.len(),
@@ -156,7 +149,9 @@ impl Call {
         RerankResponse {
             indexes: passages().map(|passage| passage.index as u32).collect(),
             logits: passages().map(|passage| passage.logit).collect(),
-            scores: passages().map(|passage| logistic(passage.logit)).collect(),
+            scores: passages()
+                .map(|passage| convert::calibrated(passage.logit))
+                .collect(),
             tokens: passages()
                 .map(|passage| saturated(passage.tokens))
                 .collect(),
@@ -214,29 +209,6 @@ fn status(error: &Error) -> Status {
     status
 }
 
-fn check_passages(passages: &[String]) -> Result<(), FieldError> {
-    let count = passages.len();
-    if !(1..=MAX_PASSAGES).contains(&count) {
-        let message = format!("has {count} passages, must have 1 to {MAX_PASSAGES}");
-        return Err(FieldError::new("passages", message));
-    }
-    let mut numbered = passages.iter().enumerate();
-    numbered.try_for_each(|(index, passage)| {
-        check_text(&format!("passages[{index}]"), passage, MAX_PASSAGE_BYTES)
-    })
-}
-
-fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(), FieldError> {
-    match text.len() {
-        0 => Err(FieldError::new(path, "is empty")),
-        bytes if bytes > max_bytes => {
-            let message = format!("has {bytes} bytes, must have at most {max_bytes}");
-            Err(FieldError::new(path, message))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn truncated(passages: &[Passage]) -> u32 {
     passages
         .iter()
@@ -253,10 +225,6 @@ fn keep_best(passages: &mut Vec<Passage>, max_results: usize) {
     if max_results > 0 {
         passages.truncate(max_results);
     }
-}
-
-fn logistic(logit: f32) -> f32 {
-    1.0 / (1.0 + (-logit).exp())
 }
 
 fn saturated(count: u64) -> u32 {
