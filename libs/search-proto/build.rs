@@ -4,11 +4,12 @@ use prost::Message as _;
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "finemesh/common/v1/common.proto",
     "finemesh/encoder/v1/encoder.proto",
     "finemesh/sparse/v1/sparse.proto",
     "finemesh/dense/v1/dense.proto",
+    "finemesh/colbert/v1/colbert.proto",
     "finemesh/search/v1/search.proto",
     "finemesh/index/v1/index.proto",
     "finemesh/rerank/v1/rerank.proto",

@@ -10,6 +10,11 @@
 #![expect(clippy::allow_attributes, reason = "generated")]
 
 pub mod finemesh {
+    pub mod colbert {
+        pub mod v1 {
+            tonic::include_proto!("finemesh.colbert.v1");
+        }
+    }
     pub mod common {
         pub mod v1 {
             tonic::include_proto!("finemesh.common.v1");

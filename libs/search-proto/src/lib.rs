@@ -7,6 +7,7 @@ pub mod convert;
 
 mod generated;
 
+pub use generated::finemesh::colbert::v1 as colbert;
 pub use generated::finemesh::common::v1 as common;
 pub use generated::finemesh::dense::v1 as dense;
 pub use generated::finemesh::encoder::v1 as encoder;

@@ -221,6 +221,13 @@ impl EncoderService for FakeEncoder {
         self.encode.play(request).await
     }
 
+    async fn tokenize(
+        &self,
+        _: Request<encoder::TokenizeRequest>,
+    ) -> Result<Response<encoder::TokenizeResponse>, Status> {
+        Err(Status::unimplemented("tokenize"))
+    }
+
     async fn describe(
         &self,
         request: Request<encoder::DescribeRequest>,

@@ -162,6 +162,7 @@ impl Mesh {
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
             cross_encoder: Vec::new(),
+            colbert: Vec::new(),
         };
         let orchestrator_config = validated(|problems| {
             let raw = options.orchestrator.clone();

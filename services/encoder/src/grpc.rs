@@ -8,6 +8,7 @@ use search_proto::convert;
 use search_proto::encoder::encoder_service_server::{EncoderService, EncoderServiceServer};
 use search_proto::encoder::{
     self as wire, DescribeRequest, DescribeResponse, EncodeRequest, EncodeResponse, TokenVectors,
+    TokenizeRequest, TokenizeResponse,
 };
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
@@ -75,6 +76,13 @@ impl EncoderService for App {
             .await
             .map(Response::new)
             .map_err(|error| status(&error))
+    }
+
+    async fn tokenize(
+        &self,
+        _: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeResponse>, Status> {
+        Err(Status::unimplemented("tokenize"))
     }
 
     async fn describe(

@@ -77,6 +77,7 @@ struct RawPeers {
     encoder: Vec<String>,
     sparse_retriever: Vec<String>,
     dense_retriever: Vec<String>,
+    colbert_scorer: Vec<String>,
     cross_encoder: Vec<String>,
 }
 
@@ -146,6 +147,7 @@ pub(crate) struct PeersConfig {
     pub(crate) encoder: Vec<String>,
     pub(crate) sparse_retriever: Vec<String>,
     pub(crate) dense_retriever: Vec<String>,
+    pub(crate) colbert_scorer: Vec<String>,
     pub(crate) cross_encoder: Vec<String>,
 }
 
@@ -255,6 +257,7 @@ impl RawPeers {
             ("encoder", &self.encoder),
             ("sparse_retriever", &self.sparse_retriever),
             ("dense_retriever", &self.dense_retriever),
+            ("colbert_scorer", &self.colbert_scorer),
             ("cross_encoder", &self.cross_encoder),
         ];
         for (name, addresses) in lists {
@@ -266,6 +269,7 @@ impl RawPeers {
             encoder: self.encoder,
             sparse_retriever: self.sparse_retriever,
             dense_retriever: self.dense_retriever,
+            colbert_scorer: self.colbert_scorer,
             cross_encoder: self.cross_encoder,
         }
     }

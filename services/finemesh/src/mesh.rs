@@ -123,6 +123,7 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
             .iter()
             .map(|_| pipe("cross-encoder", &stages))
             .collect(),
+        colbert: Vec::new(),
     };
     let orchestrator = orchestrator::App::start(config.orchestrator.clone(), peers);
     orchestrator.poke().await;
@@ -199,5 +200,6 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         sparse: channels(&config.sparse_retriever)?,
         dense: channels(&config.dense_retriever)?,
         cross_encoder: channels(&config.cross_encoder)?,
+        colbert: channels(&config.colbert_scorer)?,
     })
 }

@@ -94,6 +94,13 @@ impl EncoderService for Canned {
         }))
     }
 
+    async fn tokenize(
+        &self,
+        _: Request<encoder::TokenizeRequest>,
+    ) -> Result<Response<encoder::TokenizeResponse>, Status> {
+        Err(Status::unimplemented("tokenize"))
+    }
+
     async fn describe(
         &self,
         _request: Request<encoder::DescribeRequest>,
@@ -215,6 +222,7 @@ async fn mesh() -> SearchServiceClient<MeshChannel> {
         sparse: vec![serve(sparse).await],
         dense: vec![serve(dense).await],
         cross_encoder: Vec::new(),
+        colbert: Vec::new(),
     };
     let app = App::start(Config::default(), peers);
     let mut orchestrator = builder();

@@ -197,6 +197,7 @@ fn write_hit(hit: Hit) -> search::Hit {
 
 fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
     search::ScoreTrail {
+        matches: Vec::new(),
         stage: entry.stage.to_owned(),
         raw: entry.raw,
         rank: entry.rank,

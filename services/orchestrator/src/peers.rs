@@ -29,6 +29,8 @@ pub struct Peers {
     pub dense: Vec<MeshChannel>,
     /// Cross-encoders, or other services that rerank. Where there is none, pipelines that rerank are answered without.
     pub cross_encoder: Vec<MeshChannel>,
+    /// Scorers of token vectors. None: pipelines that ask for late interaction go without it, and say so.
+    pub colbert: Vec<MeshChannel>,
 }
 
 /// Replicas of one service, picked in turn.

@@ -272,6 +272,13 @@ impl EncoderService for Fake {
         }))
     }
 
+    async fn tokenize(
+        &self,
+        _: Request<encoder::TokenizeRequest>,
+    ) -> Result<Response<encoder::TokenizeResponse>, Status> {
+        Err(Status::unimplemented("tokenize"))
+    }
+
     async fn describe(
         &self,
         _request: Request<encoder::DescribeRequest>,
@@ -526,6 +533,7 @@ impl Mesh {
             sparse: vec![sparse(fake.clone())],
             dense: vec![dense(fake)],
             cross_encoder: Vec::new(),
+            colbert: Vec::new(),
         })
         .await
     }
@@ -536,6 +544,7 @@ impl Mesh {
             sparse: vec![sparse(fake.clone())],
             dense: vec![dense(fake)],
             cross_encoder: Vec::new(),
+            colbert: Vec::new(),
         })
         .await
     }

@@ -227,6 +227,7 @@ async fn a_mesh_without_dense_retrievers_answers_degraded() {
         sparse: vec![sparse(fake)],
         dense: vec![gone("dense")],
         cross_encoder: Vec::new(),
+        colbert: Vec::new(),
     };
     let mesh = Mesh::with_peers(small(), 1000, peers).await;
     let answer = mesh.ask(request("hybrid")).await.unwrap();
@@ -255,6 +256,7 @@ async fn another_replica_answers_for_a_broken_one() {
             sparse: vec![sparse(fake.clone()), sparse(broken.clone())],
             dense: vec![dense(broken), dense(fake)],
             cross_encoder: Vec::new(),
+            colbert: Vec::new(),
         }
     };
     let mesh = Mesh::with_peers(small(), 1000, peers).await;

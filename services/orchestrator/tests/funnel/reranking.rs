@@ -33,6 +33,7 @@ pub(crate) fn peers(fake: Fake, reranker: &Reranker) -> Peers {
         sparse: vec![sparse(fake.clone())],
         dense: vec![dense(fake)],
         cross_encoder: vec![reranker.serve()],
+        colbert: Vec::new(),
     }
 }
 

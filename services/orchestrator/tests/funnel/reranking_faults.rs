@@ -167,6 +167,7 @@ async fn another_replica_reads_for_one_that_is_gone() {
         let reranker = reranker.insert(Reranker::new(&fake));
         Peers {
             cross_encoder: vec![gone("cross-encoder"), reranker.serve()],
+            colbert: Vec::new(),
             ..peers(fake, reranker)
         }
     });
@@ -182,6 +183,7 @@ async fn nobody_reads_where_all_are_gone() {
     let config = config(1000, |raw| set_rerank(raw, 3, 1.0));
     let mesh = Mesh::with_config(turned(), config, |fake| Peers {
         cross_encoder: vec![gone("cross-encoder"), gone("cross-encoder")],
+        colbert: Vec::new(),
         ..peers(fake.clone(), &Reranker::new(&fake))
     });
     let answer = mesh.await.ask(request("full")).await.unwrap();

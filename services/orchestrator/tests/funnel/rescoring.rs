@@ -37,6 +37,7 @@ fn peers(fake: Fake) -> Peers {
         sparse: vec![sparse(fake.clone())],
         dense: vec![dense(fake)],
         cross_encoder: Vec::new(),
+        colbert: Vec::new(),
     }
 }
 
