@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use encoder::{
-    Description, Golden, GoldenEntry, GoldenTask, Outputs, Pooling, Prompts, SentenceOutput,
+    Description, Golden, GoldenEntry, GoldenTask, Outputs, Pooling, Prompts, QueryMasks,
+    SentenceOutput, TokenVectorRules,
 };
 pub use pair::{PairDescription, PairGolden, PairGoldenEntry, PairInput, ScoreOutput, Segments};
 

@@ -13,7 +13,7 @@ use crate::encode::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Tas
 use crate::golden;
 use crate::graph::LoadError;
 use crate::model::OnnxModel;
-use crate::tokenizer::{TextTokenizer, TokenIds};
+use crate::tokenizer::TextTokenizer;
 
 /// Jobs of so many bytes are cut into tokens where they arrive (well under a millisecond); larger ones on a thread
 /// that may block.
@@ -93,6 +93,16 @@ fn load_models(library: &Path, bundle: &Bundle, count: usize) -> Result<Vec<Onnx
     })
 }
 
+fn check_texts(texts: &[String]) -> Result<(), EncodeError> {
+    match texts.iter().position(String::is_empty) {
+        Some(index) => Err(EncodeError::InvalidText {
+            index,
+            reason: "is empty".into(),
+        }),
+        None => Ok(()),
+    }
+}
+
 impl TextEncoder for BundleEncoder {
     fn info(&self) -> &EncoderInfo {
         &self.0.info
@@ -100,6 +110,20 @@ impl TextEncoder for BundleEncoder {
 
     fn token_spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError> {
         self.0.tokenizer.spans(text)
+    }
+
+    fn tokens(
+        &self,
+        texts: Vec<String>,
+        task: Task,
+    ) -> BoxFuture<Result<Vec<Vec<String>>, EncodeError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            inner.check_tokens_are_there(true)?;
+            check_texts(&texts)?;
+            let tokens = move |inner: &Inner, text: &str| inner.tokenizer.tokens(text, task);
+            inner.for_each_text(texts, tokens).await
+        })
     }
 
     fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>> {
@@ -117,18 +141,18 @@ impl TextEncoder for BundleEncoder {
 
 impl Inner {
     fn admit(&self, job: &EncodeJob) -> Result<Admission, EncodeError> {
-        if job.with_token_vectors && self.info.token_dimensions == 0 {
+        self.check_tokens_are_there(job.with_token_vectors)?;
+        check_texts(&job.texts)?;
+        self.batcher.admit(job.texts.len())
+    }
+
+    fn check_tokens_are_there(&self, are_wanted: bool) -> Result<(), EncodeError> {
+        if are_wanted && self.info.token_dimensions == 0 {
             return Err(EncodeError::NoTokenVectors {
                 bundle: self.info.name.clone(),
             });
         }
-        if let Some(index) = job.texts.iter().position(String::is_empty) {
-            return Err(EncodeError::InvalidText {
-                index,
-                reason: "is empty".into(),
-            });
-        }
-        self.batcher.admit(job.texts.len())
+        Ok(())
     }
 
     async fn encode(
@@ -144,10 +168,14 @@ impl Inner {
             priority,
             deadline,
         } = job;
-        let rows = Self::tokenize(&self, texts, task).await?;
+        let cut = move |inner: &Self, text: &str| {
+            let tokenizer = &inner.tokenizer;
+            tokenizer.encode(text, task, with_token_vectors)
+        };
+        let rows = self.for_each_text(texts, cut).await?;
         let read: Vec<(u32, bool)> = rows
             .iter()
-            .map(|row| (row.ids.len() as u32, row.truncated))
+            .map(|row| (row.attended().len() as u32, row.truncated))
             .collect();
         let job = TokenJob {
             rows,
@@ -160,27 +188,25 @@ impl Inner {
         Ok(self.encoded(&read, with_token_vectors, vectors))
     }
 
-    async fn tokenize(
-        this: &Arc<Self>,
+    /// What the tokenizer makes of each text.
+    async fn for_each_text<T: Send + 'static>(
+        self: &Arc<Self>,
         texts: Vec<String>,
-        task: Task,
-    ) -> Result<Vec<TokenIds>, EncodeError> {
-        if texts.iter().map(String::len).sum::<usize>() <= INLINE_TOKENIZE_BYTES {
-            return this.rows(&texts, task);
-        }
-        let this = Arc::clone(this);
-        let rows = tokio::task::spawn_blocking(move || this.rows(&texts, task));
-        rows.await
-            .map_err(|error| EncodeError::Model(Arc::new(error)))?
-    }
-
-    fn rows(&self, texts: &[String], task: Task) -> Result<Vec<TokenIds>, EncodeError> {
-        let row = |(index, text): (usize, &String)| {
-            self.tokenizer
-                .encode(text, task)
-                .map_err(|reason| EncodeError::InvalidText { index, reason })
+        of_text: impl Fn(&Self, &str) -> Result<T, String> + Send + 'static,
+    ) -> Result<Vec<T>, EncodeError> {
+        let is_short = texts.iter().map(String::len).sum::<usize>() <= INLINE_TOKENIZE_BYTES;
+        let this = Arc::clone(self);
+        let all = move || {
+            let of_place = |(index, text): (usize, &String)| {
+                of_text(&this, text).map_err(|reason| EncodeError::InvalidText { index, reason })
+            };
+            texts.iter().enumerate().map(of_place).collect()
         };
-        texts.iter().enumerate().map(row).collect()
+        if is_short {
+            return all();
+        }
+        let found = tokio::task::spawn_blocking(all).await;
+        found.map_err(|error| EncodeError::Model(Arc::new(error)))?
     }
 
     fn encoded(

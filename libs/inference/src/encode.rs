@@ -19,6 +19,13 @@ pub trait TextEncoder: Send + Sync {
     /// Byte ranges of the text's tokens in order, without special tokens and without truncation.
     fn token_spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError>;
 
+    /// The tokens of each text that have vectors, as the vocabulary writes them: parallel to the token vectors of [`Encoded`].
+    fn tokens(
+        &self,
+        texts: Vec<String>,
+        task: Task,
+    ) -> BoxFuture<Result<Vec<Vec<String>>, EncodeError>>;
+
     /// Encodes all texts of a job, in their order. Dropping the future abandons the job: what has not been computed is
     /// not computed any more.
     fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>>;
@@ -79,9 +86,10 @@ pub struct EncodeJob {
 pub struct Encoded {
     /// Row-major [texts, dimensions], each of unit length.
     pub vectors: Vec<f32>,
-    /// Per text, row-major [tokens, token_dimensions], each of unit length. Present if asked for.
+    /// Per text, row-major [tokens that have vectors, token_dimensions], each of unit length. Present if asked for. A bundle may
+    /// leave tokens of passages out, and may have vectors of masks behind short queries.
     pub token_vectors: Option<Vec<Vec<f32>>>,
-    /// Tokens that were read per text, special tokens included.
+    /// Tokens that were read per text, special tokens included. Whether token vectors were asked for changes nothing.
     pub tokens: Vec<u32>,
     /// How many texts were longer than the model reads.
     pub truncated_texts: u32,

@@ -75,6 +75,22 @@ pub enum GoldenError {
         /// The bundle's tolerance.
         tolerance: f32,
     },
+    /// Vectors for more or fewer tokens: other rules about which tokens have one.
+    #[error(
+        "golden text {index} (\"{text}\"): {what} has {got} values, golden.json has {expected}"
+    )]
+    Length {
+        /// Which entry of the golden file.
+        index: usize,
+        /// How it begins.
+        text: String,
+        /// `vector` or `token_vectors`.
+        what: &'static str,
+        /// How many came out.
+        got: usize,
+        /// How many should have.
+        expected: usize,
+    },
     /// The text could not be cut into tokens.
     #[error("golden text {index}: {reason}")]
     Text {
@@ -120,10 +136,14 @@ fn check_tokens(
 ) -> Result<TokenIds, GoldenError> {
     let failed = |reason| GoldenError::Text { index, reason };
     let row = tokenizer
-        .encode(&entry.text, entry.task.into())
+        .encode(
+            &entry.text,
+            entry.task.into(),
+            entry.token_vectors.is_some(),
+        )
         .map_err(failed)?;
     let text = || shortened(&entry.text);
-    check_ids(index, text, "token ids", &row.ids, &entry.token_ids)?;
+    check_ids(index, text, "token ids", row.attended(), &entry.token_ids)?;
     Ok(row)
 }
 
@@ -177,8 +197,16 @@ struct Compare<'a> {
 }
 
 impl Compare<'_> {
-    /// Both have the widths that the bundle declares: the model and the golden file were checked against it.
     fn values(&self, what: &'static str, got: &[f32], expected: &[f32]) -> Result<(), GoldenError> {
+        if got.len() != expected.len() {
+            return Err(GoldenError::Length {
+                index: self.index,
+                text: shortened(&self.entry.text),
+                what,
+                got: got.len(),
+                expected: expected.len(),
+            });
+        }
         let differences = got
             .iter()
             .zip(expected)

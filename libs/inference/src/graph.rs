@@ -210,10 +210,10 @@ impl OnnxGraph {
         refill(&mut self.mask, cells, 0);
         refill(&mut self.type_ids, cells, 0);
         for (index, row) in rows.iter().enumerate() {
-            let real = index * tokens..index * tokens + row.ids.len();
-            self.mask[real.clone()].fill(1);
-            copy_ids(&mut self.ids[real.clone()], &row.ids);
-            copy_ids(&mut self.type_ids[real], &row.type_ids);
+            let first = index * tokens;
+            self.mask[first..first + row.attended().len()].fill(1);
+            copy_ids(&mut self.ids[first..], &row.ids);
+            copy_ids(&mut self.type_ids[first..], &row.type_ids);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! ONNX Runtime sessions, tokenizers, the token-bounded batcher, model bundles.
 //!
-//! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` → `batcher` → `model` over `runtime`.
+//! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` with its `token_rules` → `batcher` → `model` over
+//! `runtime`.
 //! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` →
 //! the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models run their `graph`.
 //! A bundle comes from `pull` (the default one) or `make` (any exported model), is read by `bundle` and held to its word
@@ -24,13 +25,15 @@ mod pair_tokenizer;
 pub mod pull;
 mod runtime;
 mod split;
+mod token_rules;
 mod tokenizer;
 
 pub use batcher::BatcherStats;
 pub use bundle::{
     AnyBundle, Bundle, BundleError, BundleOf, BundleProblem, BundleTask, Description, Golden,
     GoldenEntry, GoldenTask, Outputs, PairBundle, PairDescription, PairGolden, PairGoldenEntry,
-    PairInput, Pooling, Prompts, ScoreOutput, Segments, SentenceOutput,
+    PairInput, Pooling, Prompts, QueryMasks, ScoreOutput, Segments, SentenceOutput,
+    TokenVectorRules,
 };
 pub use bundle_encoder::{BundleEncoder, EncoderOptions};
 pub use cross_encoder::CrossEncoder;

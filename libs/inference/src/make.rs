@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::bundle::{
     Bundle, BundleError, BundleTask, DESCRIPTION_FILE, Description, FORMAT, GOLDEN_FILE, Golden,
     GoldenEntry, GoldenTask, MODEL_FILE, Outputs, Pooling, Prompts, SentenceOutput, TOKENIZER_FILE,
+    TokenVectorRules,
 };
 use crate::golden::{self, GoldenError};
 use crate::graph::{self, LoadError};
@@ -176,7 +177,9 @@ fn golden_entry(
     text: String,
 ) -> Result<GoldenEntry, GoldenError> {
     let failed = |reason| GoldenError::Text { index: 0, reason };
-    let row = tokenizer.encode(&text, task.into()).map_err(failed)?;
+    let row = tokenizer
+        .encode(&text, task.into(), false)
+        .map_err(failed)?;
     let vectors = model.run(&[&row], false)?;
     let vector = vectors.sentences.into_iter().next().unwrap_or_default();
     Ok(GoldenEntry {
@@ -274,6 +277,7 @@ impl<'a> Source<'a> {
             lowercase: sentence_settings["do_lower_case"]
                 .as_bool()
                 .unwrap_or(false),
+            token_vectors: TokenVectorRules::default(),
             tolerance: TOLERANCE,
             source: format!("made from {}", self.folder.display()),
         })

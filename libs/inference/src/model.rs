@@ -6,7 +6,7 @@ use std::time::Duration;
 use ort::session::{HasSelectedOutputs, RunOptions};
 use ort::value::DynValue;
 
-use crate::bundle::{Bundle, BundleError, Outputs, Pooling};
+use crate::bundle::{Bundle, BundleError, Outputs, Pooling, TokenVectorRules};
 use crate::graph::{Input, LoadError, ModelError, OnnxGraph, tensor};
 use crate::tokenizer::TokenIds;
 
@@ -25,7 +25,7 @@ pub(crate) trait BatchModel: Send + 'static {
 pub(crate) struct BatchVectors {
     /// One per row.
     pub(crate) sentences: Vec<Vec<f32>>,
-    /// One per row, each [tokens, token_dimensions] without padding; empty unless asked for.
+    /// One per row, each [tokens that have vectors, token_dimensions]; empty unless asked for.
     pub(crate) tokens: Vec<Vec<f32>>,
     /// Time inside the runtime.
     pub(crate) model_time: Duration,
@@ -46,7 +46,7 @@ impl OnnxModel {
     pub(crate) fn load(library: &Path, bundle: &Bundle) -> Result<Self, LoadError> {
         let description = bundle.description();
         let graph = OnnxGraph::load(library, bundle.folder(), description.pad_token_id)?;
-        graph.require_inputs(&[Input::Ids])?;
+        graph.require_inputs(needed_inputs(&description.token_vectors))?;
         check_outputs(&graph, bundle)?;
         let sentence = description.outputs.sentence.output.as_str();
         let tokens = description.outputs.tokens.as_deref();
@@ -58,6 +58,14 @@ impl OnnxModel {
             token_dimensions: description.token_dimensions,
             graph,
         })
+    }
+}
+
+/// Masks that are not attended to need a graph that can be told so.
+fn needed_inputs(rules: &TokenVectorRules) -> &'static [Input] {
+    match &rules.query_masks {
+        Some(masks) if !masks.attended => &[Input::Ids, Input::Mask],
+        _ => &[Input::Ids],
     }
 }
 
@@ -146,9 +154,12 @@ impl States<'_> {
                 .collect();
         }
         let data = tensor(value, name, &[self.rows.len(), self.tokens, width])?;
-        self.real(data, width)
-            .map(|states| unit(pool(states, pooling, width), name))
-            .collect()
+        let rows = data.chunks_exact(self.tokens * width).zip(self.rows);
+        rows.map(|(states, row)| {
+            let attended = &states[..row.attended().len() * width];
+            unit(pool(attended, pooling, width), name)
+        })
+        .collect()
     }
 
     fn token_vectors(
@@ -158,17 +169,19 @@ impl States<'_> {
         width: usize,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let data = tensor(value, name, &[self.rows.len(), self.tokens, width])?;
-        self.real(data, width)
-            .map(|states| unit_rows(states.to_vec(), width, name))
+        let rows = data.chunks_exact(self.tokens * width).zip(self.rows);
+        rows.map(|(states, row)| unit_rows(chosen(states, row, width), width, name))
             .collect()
     }
+}
 
-    /// Each row's states without its padding.
-    fn real<'d>(&'d self, data: &'d [f32], width: usize) -> impl Iterator<Item = &'d [f32]> {
-        let rows = data.chunks_exact(self.tokens * width);
-        rows.zip(self.rows)
-            .map(move |(states, row)| &states[..row.ids.len() * width])
+/// The states of the tokens that have vectors.
+fn chosen(states: &[f32], row: &TokenIds, width: usize) -> Vec<f32> {
+    let mut vectors = Vec::with_capacity(row.ids.len() * width);
+    for place in row.with_vectors() {
+        vectors.extend_from_slice(&states[place * width..(place + 1) * width]);
     }
+    vectors
 }
 
 /// One vector from the states [tokens, width] of at least one token.

@@ -39,6 +39,7 @@ impl Pair {
             ids,
             type_ids: segment_ids,
             truncated,
+            ..TokenIds::default()
         })
     }
 

@@ -84,6 +84,7 @@ impl PairTokenizer {
             ids: [&start, &*query.ids, &separator, &*passage_ids, &separator].concat(),
             type_ids: self.segments(&query.ids, &passage_ids),
             truncated,
+            ..TokenIds::default()
         })
     }
 

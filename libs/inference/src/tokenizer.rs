@@ -9,17 +9,34 @@ use std::path::Path;
 use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{NormalizerWrapper, Tokenizer, TruncationParams};
 
-use crate::bundle::{Bundle, BundleError, TOKENIZER_FILE};
+use crate::bundle::{Bundle, BundleError, DESCRIPTION_FILE, TOKENIZER_FILE};
 use crate::encode::{EncodeError, Task};
+use crate::token_rules::TokenRules;
 
 /// The token ids of one text, as the model reads them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TokenIds {
     pub(crate) ids: Vec<u32>,
     /// Which of two sequences each token belongs to: 0 throughout for most models.
     pub(crate) type_ids: Vec<u32>,
     /// The text was longer than the model reads.
     pub(crate) truncated: bool,
+    /// Masks at the end of `ids` that no token attends to: nothing but their own vectors depends on them.
+    pub(crate) unattended: usize,
+    /// Places in `ids` of the tokens that have no vector, ascending.
+    pub(crate) left_out: Vec<usize>,
+}
+
+impl TokenIds {
+    /// The tokens that are attended to.
+    pub(crate) fn attended(&self) -> &[u32] {
+        &self.ids[..self.ids.len() - self.unattended]
+    }
+
+    /// Places in `ids` of the tokens that have vectors.
+    pub(crate) fn with_vectors(&self) -> impl Iterator<Item = usize> {
+        (0..self.ids.len()).filter(|place| self.left_out.binary_search(place).is_err())
+    }
 }
 
 /// Cuts texts into tokens.
@@ -30,6 +47,7 @@ pub(crate) struct TextTokenizer {
     whole: Tokenizer,
     query_prompt: String,
     passage_prompt: String,
+    rules: TokenRules,
 }
 
 impl TextTokenizer {
@@ -37,6 +55,8 @@ impl TextTokenizer {
         let file = bundle.folder().join(TOKENIZER_FILE);
         let description = bundle.description();
         let whole = load_plain(&file, description.lowercase)?;
+        let rules = TokenRules::new(&description.token_vectors, &whole)
+            .map_err(|wrong| wrong.into_error(&bundle.folder().join(DESCRIPTION_FILE)))?;
         let mut truncating = whole.clone();
         let limit = TruncationParams {
             max_length: description.max_tokens,
@@ -50,10 +70,17 @@ impl TextTokenizer {
             whole,
             query_prompt: description.prompts.query.clone(),
             passage_prompt: description.prompts.passage.clone(),
+            rules,
         })
     }
 
-    pub(crate) fn encode(&self, text: &str, task: Task) -> Result<TokenIds, String> {
+    /// What the model reads of a text; with the masks that only token vectors need, where those are wanted.
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        task: Task,
+        with_token_vectors: bool,
+    ) -> Result<TokenIds, String> {
         let prompt = match task {
             Task::Query => &self.query_prompt,
             Task::Passage => &self.passage_prompt,
@@ -67,11 +94,25 @@ impl TextTokenizer {
         if encoding.is_empty() {
             return Err("has no tokens".into());
         }
-        Ok(TokenIds {
+        let mut row = TokenIds {
             ids: encoding.get_ids().to_vec(),
             type_ids: encoding.get_type_ids().to_vec(),
             truncated: !encoding.get_overflowing().is_empty(),
-        })
+            ..TokenIds::default()
+        };
+        self.rules.apply(&mut row, task, with_token_vectors);
+        Ok(row)
+    }
+
+    /// The tokens that have vectors, as the vocabulary writes them.
+    pub(crate) fn tokens(&self, text: &str, task: Task) -> Result<Vec<String>, String> {
+        let row = self.encode(text, task, true)?;
+        let token = |place| {
+            let id: u32 = row.ids[place];
+            let token = self.whole.id_to_token(id);
+            token.ok_or_else(|| format!("has a token of the id {id}, which the vocabulary lacks"))
+        };
+        row.with_vectors().map(token).collect()
     }
 
     pub(crate) fn spans(&self, text: &str) -> Result<Vec<Range<usize>>, EncodeError> {

@@ -1,6 +1,7 @@
 //! The default bundle, from the pull to the vectors. Needs the models: see `models`.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod linked_bundle;
 mod models;
 
 use std::fs;
@@ -12,6 +13,7 @@ use inference::{
     Bundle, BundleEncoder, CrossEncoder, EncodeError, EncodeJob, EncoderOptions, GoldenError,
     LoadError, MakeOptions, Priority, Task, TextEncoder, make_bundle, split_passages,
 };
+use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
 
 /// Indexes name the bundle that made their vectors: another fingerprint makes them unusable.
@@ -39,22 +41,6 @@ fn job(texts: &[&str]) -> EncodeJob {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// A bundle folder of its own whose files are links, so that one of them can be replaced.
-fn linked_copy(bundle: &Path, into: &Path) {
-    fs::create_dir(into).unwrap();
-    for entry in fs::read_dir(bundle).unwrap() {
-        let entry = entry.unwrap();
-        fs::hard_link(entry.path(), into.join(entry.file_name())).unwrap();
-    }
-}
-
-/// Replaces a file of a linked copy.
-fn edit(path: &Path, change: impl FnOnce(String) -> String) {
-    let content = change(String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned());
-    fs::remove_file(path).unwrap();
-    fs::write(path, content).unwrap();
 }
 
 #[tokio::test]

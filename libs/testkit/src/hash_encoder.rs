@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEncoder};
+use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Task, TextEncoder};
 
 /// Words that it reads of one text.
 const MAX_TOKENS: usize = 256;
@@ -117,6 +117,16 @@ impl TextEncoder for HashEncoder {
         let start_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
         let span = |word: &str| start_of(word)..start_of(word) + word.len();
         Ok(words(text).map(span).collect())
+    }
+
+    fn tokens(
+        &self,
+        texts: Vec<String>,
+        _: Task,
+    ) -> BoxFuture<Result<Vec<Vec<String>>, EncodeError>> {
+        let of_text = |text: &String| words(text).take(MAX_TOKENS).map(str::to_owned).collect();
+        let tokens = texts.iter().map(of_text).collect();
+        Box::pin(std::future::ready(Ok(tokens)))
     }
 
     fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>> {

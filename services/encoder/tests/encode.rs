@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use encoder::{App, Config, RawConfig};
-use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, TextEncoder};
+use inference::{
+    BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task as TextTask,
+    TextEncoder,
+};
 use search_core::Deadline;
 use search_proto::encoder::encoder_service_client::EncoderServiceClient;
 use search_proto::encoder::{DescribeRequest, EncodeRequest, EncodeResponse, Task};
@@ -15,7 +18,7 @@ use service_kit::status::fields_of;
 use service_kit::{MeshChannel, Problems, ServerBuilder, ServerLimits, with_deadline};
 use tonic::{Code, Status};
 
-/// Two dimensions: the text's length, and how often it was asked before.
+/// Two dimensions: the text's length, and how often it was asked before. Each byte is a token.
 struct Scripted {
     info: EncoderInfo,
     jobs: Mutex<Vec<EncodeJob>>,
@@ -61,6 +64,22 @@ impl TextEncoder for Scripted {
 
     fn token_spans(&self, _: &str) -> Result<Vec<Range<usize>>, EncodeError> {
         Err(EncodeError::Stopped)
+    }
+
+    fn tokens(
+        &self,
+        texts: Vec<String>,
+        task: TextTask,
+    ) -> BoxFuture<Result<Vec<Vec<String>>, EncodeError>> {
+        let tokens = |text: &String| {
+            text.bytes()
+                .map(|byte| format!("{task:?} {byte}"))
+                .collect()
+        };
+        let tokens = texts.iter().map(tokens).collect();
+        Box::pin(std::future::ready(
+            self.failure.clone().map_or(Ok(tokens), Err),
+        ))
     }
 
     fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>> {

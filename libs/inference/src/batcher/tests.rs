@@ -129,7 +129,7 @@ fn row(length: usize) -> TokenIds {
     TokenIds {
         ids: vec![1; length],
         type_ids: vec![0; length],
-        truncated: false,
+        ..TokenIds::default()
     }
 }
 
@@ -357,7 +357,7 @@ proptest! {
     ) {
         let models = (0..threads).map(|_| Free).collect();
         let batcher = Batcher::start(models, BatchLimits { batch_tokens, queue_texts: 1000 });
-        let row = |ids: &Vec<u32>| TokenIds { ids: ids.clone(), type_ids: vec![0; ids.len()], truncated: false };
+        let row = |ids: &Vec<u32>| TokenIds { ids: ids.clone(), type_ids: vec![0; ids.len()], ..TokenIds::default() };
         let tickets: Vec<_> = jobs.iter().enumerate().map(|(index, job)| {
             let priority = if index % 2 == 0 { Priority::Bulk } else { Priority::Interactive };
             submit(&batcher, job.iter().map(row).collect(), priority, None)

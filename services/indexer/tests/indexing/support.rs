@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indexer::source::LineBatch;
 use indexer::{Config, Encoders, Event, IndexError, IndexSettings, Indexer, RawConfig, Summary};
-use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, TextEncoder};
+use inference::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Task, TextEncoder};
 use search_core::{CollectionName, shard_of};
 use segment::SegmentError;
 use segment::attributes::Attributes;
@@ -140,6 +140,16 @@ impl TextEncoder for WordEncoder {
             .split_whitespace()
             .map(|word| start_of(word)..start_of(word) + word.len())
             .collect())
+    }
+
+    fn tokens(
+        &self,
+        texts: Vec<String>,
+        _: Task,
+    ) -> BoxFuture<Result<Vec<Vec<String>>, EncodeError>> {
+        let words = |text: &String| text.split_whitespace().map(str::to_owned).collect();
+        let tokens = texts.iter().map(words).collect();
+        Box::pin(std::future::ready(Ok(tokens)))
     }
 
     fn encode(&self, job: EncodeJob) -> BoxFuture<Result<Encoded, EncodeError>> {
