@@ -139,6 +139,15 @@ impl Bundle {
         })
     }
 
+    /// The tokens that the token vectors of [`Bundle::encode`] stand for.
+    pub(crate) async fn tokens(
+        &self,
+        texts: Vec<String>,
+        task: Task,
+    ) -> Result<Vec<Vec<String>>, Error> {
+        Ok(self.encoder.tokens(texts, task).await?)
+    }
+
     fn cached(&self, request: &Request) -> Vec<Option<Arc<TextEncoding>>> {
         match request.task {
             Task::Query => request

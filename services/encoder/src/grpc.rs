@@ -7,8 +7,8 @@ use search_core::FieldError;
 use search_proto::convert;
 use search_proto::encoder::encoder_service_server::{EncoderService, EncoderServiceServer};
 use search_proto::encoder::{
-    self as wire, DescribeRequest, DescribeResponse, EncodeRequest, EncodeResponse, TokenVectors,
-    TokenizeRequest, TokenizeResponse,
+    self as wire, DescribeRequest, DescribeResponse, EncodeRequest, EncodeResponse, TextTokens,
+    TokenVectors, TokenizeRequest, TokenizeResponse,
 };
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
@@ -41,7 +41,7 @@ impl App {
         let request = request.into_inner();
         let bundle = self.bundle(&request.expected_fingerprint)?;
         let task = task_from_wire(request.task)?;
-        check_texts(&request, bundle.info())?;
+        check_texts(&request.texts, request.with_token_vectors, bundle.info())?;
         let span = tracing::info_span!(
             "encode texts",
             bundle = bundle.info().name,
@@ -64,6 +64,24 @@ impl App {
         record(&span, &answer);
         Ok(answer)
     }
+
+    async fn answer_tokenize(&self, request: TokenizeRequest) -> Result<TokenizeResponse, Error> {
+        let bundle = self.bundle(&request.expected_fingerprint)?;
+        let task = task_from_wire(request.task)?;
+        let info = bundle.info();
+        if info.token_dimensions == 0 {
+            return Err(without_token_vectors("expected_fingerprint", info).into());
+        }
+        check_texts(&request.texts, true, info)?;
+        let texts = bundle.tokens(request.texts, task).await?;
+        Ok(TokenizeResponse {
+            texts: texts
+                .into_iter()
+                .map(|tokens| TextTokens { tokens })
+                .collect(),
+            fingerprint: info.fingerprint.clone(),
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -80,9 +98,12 @@ impl EncoderService for App {
 
     async fn tokenize(
         &self,
-        _: Request<TokenizeRequest>,
+        request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
-        Err(Status::unimplemented("tokenize"))
+        self.answer_tokenize(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| status(&error))
     }
 
     async fn describe(
@@ -135,27 +156,31 @@ fn task_from_wire(task: i32) -> Result<Task, FieldError> {
     }
 }
 
-fn check_texts(request: &EncodeRequest, info: &EncoderInfo) -> Result<(), FieldError> {
-    if request.with_token_vectors && info.token_dimensions == 0 {
-        return Err(FieldError::new(
-            "with_token_vectors",
-            format!("bundle {} has no token vectors", info.name),
-        ));
+fn check_texts(
+    texts: &[String],
+    with_token_vectors: bool,
+    info: &EncoderInfo,
+) -> Result<(), FieldError> {
+    if with_token_vectors && info.token_dimensions == 0 {
+        return Err(without_token_vectors("with_token_vectors", info));
     }
-    let most = most_texts(request.with_token_vectors, info);
-    if !(1..=most).contains(&request.texts.len()) {
+    let most = most_texts(with_token_vectors, info);
+    if !(1..=most).contains(&texts.len()) {
         let message = format!(
             "has {} texts, must have 1 to {most} {}",
-            request.texts.len(),
-            why(request)
+            texts.len(),
+            why(with_token_vectors)
         );
         return Err(FieldError::new("texts", message.trim_end()));
     }
-    request
-        .texts
+    texts
         .iter()
         .enumerate()
         .try_for_each(|(index, text)| check_text(index, text))
+}
+
+fn without_token_vectors(field: &str, info: &EncoderInfo) -> FieldError {
+    FieldError::new(field, format!("bundle {} has no token vectors", info.name))
 }
 
 /// Whatever comes out has to fit into a message.
@@ -169,8 +194,8 @@ fn most_texts(with_token_vectors: bool, info: &EncoderInfo) -> usize {
     MAX_TEXTS.min(((MAX_MESSAGE_BYTES - ANSWER_OVERHEAD_BYTES) / text_bytes.max(1)).max(1))
 }
 
-fn why(request: &EncodeRequest) -> &'static str {
-    if request.with_token_vectors {
+fn why(with_token_vectors: bool) -> &'static str {
+    if with_token_vectors {
         "where token vectors are wanted"
     } else {
         ""

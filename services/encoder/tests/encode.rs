@@ -13,7 +13,10 @@ use inference::{
 };
 use search_core::Deadline;
 use search_proto::encoder::encoder_service_client::EncoderServiceClient;
-use search_proto::encoder::{DescribeRequest, EncodeRequest, EncodeResponse, Task};
+use search_proto::encoder::{
+    DescribeRequest, EncodeRequest, EncodeResponse, Task, TextTokens, TokenizeRequest,
+    TokenizeResponse,
+};
 use service_kit::status::fields_of;
 use service_kit::{MeshChannel, Problems, ServerBuilder, ServerLimits, with_deadline};
 use tonic::{Code, Status};
@@ -151,18 +154,31 @@ fn query(texts: &[&str]) -> EncodeRequest {
     }
 }
 
+fn tokenize(texts: &[&str]) -> TokenizeRequest {
+    TokenizeRequest {
+        texts: texts.iter().map(|&text| text.to_owned()).collect(),
+        task: Task::Passage.into(),
+        expected_fingerprint: String::new(),
+    }
+}
+
+fn paths_of(status: &Status) -> (Code, String) {
+    let fields = fields_of(status).into_iter();
+    let paths: Vec<String> = fields.map(|field| field.path).collect();
+    (status.code(), paths.join(","))
+}
+
 impl Mesh {
+    async fn tokenize(&mut self, request: TokenizeRequest) -> Result<TokenizeResponse, Status> {
+        Ok(self.client.tokenize(request).await?.into_inner())
+    }
+
     async fn encode(&mut self, request: EncodeRequest) -> Result<EncodeResponse, Status> {
         Ok(self.client.encode(request).await?.into_inner())
     }
 
     async fn refused(&mut self, request: EncodeRequest) -> (Code, String) {
-        let status = self.encode(request).await.unwrap_err();
-        let paths: Vec<String> = fields_of(&status)
-            .into_iter()
-            .map(|field| field.path)
-            .collect();
-        (status.code(), paths.join(","))
+        paths_of(&self.encode(request).await.unwrap_err())
     }
 }
 
@@ -450,4 +466,78 @@ async fn at_the_deadline_the_work_is_abandoned() {
         .map(|job| job.deadline)
         .collect();
     assert!(given[0].is_some_and(|at| at > now && at <= now + Duration::from_millis(200)));
+}
+
+#[tokio::test]
+async fn tokens_are_those_of_the_token_vectors_and_nothing_is_computed() {
+    let mut mesh = start(Scripted::new(), Config::default());
+    let texts = ["a", "how?", "naïve 東京"];
+    let tokens = mesh.tokenize(tokenize(&texts)).await.unwrap();
+    assert_eq!(tokens.fingerprint, "abc");
+    let first = TextTokens {
+        tokens: vec!["Passage 97".to_owned()],
+    };
+    assert_eq!(tokens.texts[0], first);
+    assert!(mesh.encoder.jobs.lock().unwrap().is_empty());
+    let encoded = mesh
+        .encode(EncodeRequest {
+            with_token_vectors: true,
+            ..query(&texts)
+        })
+        .await
+        .unwrap();
+    for (tokens, vectors) in tokens.texts.iter().zip(&encoded.token_vectors) {
+        assert_eq!(
+            tokens.tokens.len() * vectors.dimensions as usize,
+            vectors.vectors.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_encode_refuses_tokenize_refuses() {
+    let mut plain = Scripted::new();
+    (plain.info.fingerprint, plain.info.token_dimensions) = ("def".into(), 0);
+    let mut mesh = start_both(Scripted::new(), Some(Arc::new(plain)), Config::default());
+    let long = "x".repeat(65_537);
+    let cases = [
+        (tokenize(&[]), "texts"),
+        (tokenize(&["x"; 340]), "texts"),
+        (tokenize(&["x", ""]), "texts[1]"),
+        (tokenize(&[&long]), "texts[0]"),
+        (
+            TokenizeRequest {
+                task: 0,
+                ..tokenize(&["x"])
+            },
+            "task",
+        ),
+        (
+            TokenizeRequest {
+                expected_fingerprint: "def".into(),
+                ..tokenize(&["x"])
+            },
+            "expected_fingerprint",
+        ),
+    ];
+    for (request, path) in cases {
+        let refused = paths_of(&mesh.tokenize(request).await.unwrap_err());
+        assert_eq!(refused, (Code::InvalidArgument, path.to_owned()));
+    }
+    let elsewhere = TokenizeRequest {
+        expected_fingerprint: "ghi".into(),
+        ..tokenize(&["x"])
+    };
+    let status = mesh.tokenize(elsewhere).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("ghi"), "{status}");
+
+    let mut failing = Scripted::new();
+    failing.failure = Some(EncodeError::InvalidText {
+        index: 3,
+        reason: "has no tokens".into(),
+    });
+    let mut mesh = start(failing, Config::default());
+    let refused = paths_of(&mesh.tokenize(tokenize(&["x"])).await.unwrap_err());
+    assert_eq!(refused, (Code::InvalidArgument, "texts[3]".to_owned()));
 }
