@@ -38,6 +38,13 @@ async fn one_forward_pass_gives_sentence_and_token_vectors() {
     assert_eq!(contents(&place).await, model(0..30, "a"));
     let manifest = place.manifest().await;
     assert_eq!(manifest.colbert_fingerprint(), "words-tokens");
+    let files = manifest.segments.iter().flat_map(|it| &it.parts["colbert"]);
+    let positions = files
+        .clone()
+        .filter(|it| it.path.ends_with("/positions.u16"));
+    assert_eq!(positions.count(), manifest.segments.len());
+    let stored: u64 = files.map(|file| file.bytes).sum();
+    assert_eq!(summary.part_bytes["colbert"], stored);
     // A trained head's vectors are stored as they are.
     assert_eq!(manifest.token_rotation, None);
     assert_eq!(manifest.settings.colbert.unwrap().dimensions, 24);
