@@ -13,7 +13,7 @@ pub struct HeldSnapshot {
     pub shards: u32,
     /// The shards that are served, ascending. Never empty.
     pub held_shards: Vec<u32>,
-    /// Fingerprint of the encoder. Empty: no vectors.
+    /// Fingerprint of the bundle of the vectors: of the token vectors where it is these that the replica holds. Empty: no vectors.
     pub encoder_fingerprint: String,
     /// Fingerprint of the second bundle, whose vectors rescore. Empty: none.
     pub rescore_fingerprint: String,

@@ -5,6 +5,7 @@
 //! [`FieldError::inside`].
 
 mod rerank;
+mod texts;
 
 use crate::{common, search};
 use common::filter::Condition;
@@ -17,6 +18,7 @@ use search_core::{
 use std::time::Duration;
 
 pub use rerank::{calibrated, check_rerank_texts};
+pub use texts::{check_text, check_texts, most_encoded_texts};
 
 /// Packs candidates, in their order.
 pub fn candidates_to_wire(candidates: &[Candidate]) -> common::Candidates {

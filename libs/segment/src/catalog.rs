@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use tokio::{
     sync::{Mutex, Notify},
     task::{JoinHandle, spawn_blocking},
 };
+use vector_math::{Rotation, VectorError};
 
 use crate::{
     SegmentError,
@@ -56,6 +57,11 @@ pub trait PartLoader: Send + Sync + 'static {
         None
     }
 
+    /// Fingerprint of the bundle whose vectors the replica announces. Empty: there are none.
+    fn encoder_fingerprint<'a>(&self, manifest: &'a Manifest) -> &'a str {
+        manifest.encoder_fingerprint()
+    }
+
     /// The file that [`PartLoader::load_snapshot`] needs, if any.
     fn snapshot_file<'a>(&self, manifest: &'a Manifest) -> Option<&'a FileEntry>;
 
@@ -86,6 +92,20 @@ pub struct SnapshotFiles {
     pub manifest: Arc<Manifest>,
     /// The verified file that the loader named.
     pub file: Option<PathBuf>,
+}
+
+impl SnapshotFiles {
+    /// The file as a rotation; one that contradicts itself is refused by name. None: the loader named none.
+    pub fn rotation(&self) -> Result<Option<Rotation>, SegmentError> {
+        self.file.as_deref().map(read_rotation).transpose()
+    }
+}
+
+fn read_rotation(file: &Path) -> Result<Rotation, SegmentError> {
+    let bytes = std::fs::read(file).map_err(SegmentError::io(file))?;
+    let damaged =
+        |error: VectorError| SegmentError::damaged(file.display().to_string(), error.to_string());
+    Rotation::from_bytes(&bytes).map_err(damaged)
 }
 
 /// The shards that a replica serves.
@@ -246,7 +266,7 @@ impl<L: PartLoader> Catalog<L> {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.values()
             .flatten()
-            .map(|snapshot| snapshot.describe())
+            .map(|snapshot| snapshot.describe(&*self.loader))
             .collect()
     }
 
@@ -467,7 +487,7 @@ impl<L: PartLoader> Catalog<L> {
             passages,
             refused,
             ..
-        } = snapshot.describe();
+        } = snapshot.describe(&*self.loader);
         let part = self.loader.part();
         for RefusedSegment {
             segment,

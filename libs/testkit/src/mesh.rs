@@ -1,4 +1,4 @@
-//! A whole mesh inside this process: encoder, retrievers, orchestrator and indexer, each behind its real server and layers,
+//! A whole mesh inside this process: encoder, retrievers, scorers, orchestrator and indexer, each behind its real server and layers,
 //! over pipes and a store in a temporary folder.
 
 use std::path::Path;
@@ -17,7 +17,9 @@ use search_proto::index::{
 use search_proto::search::search_service_client::SearchServiceClient;
 use search_proto::search::{SearchRequest, SearchResponse};
 use segment::store::Store;
+use service_kit::compute::StartError;
 use service_kit::config::Problems;
+use service_kit::replica::{RawReplicaConfig, ReplicaConfig};
 use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, ServerBuilder, ServerLimits};
 use tempfile::TempDir;
 use tonic::Status;
@@ -36,7 +38,7 @@ pub struct MeshOptions {
     pub shards: u32,
     /// Runs that the documents are indexed in; each makes a segment in every shard that it meets.
     pub runs: usize,
-    /// Replicas of each retriever: the shards that it serves; none: all.
+    /// Replicas of each retriever, and of the scorer of token vectors: the shards that it serves; none: all.
     pub replicas: Vec<Vec<u32>>,
     /// Stages of the collection; none: sparse and dense.
     pub stages: Vec<String>,
@@ -76,6 +78,8 @@ pub struct Mesh {
     pub sparse: Vec<Hosted>,
     /// Replicas of the dense retriever.
     pub dense: Vec<Hosted>,
+    /// Replicas of the scorer of token vectors.
+    pub colbert: Vec<Hosted>,
     /// The encoder.
     pub encoder: Hosted,
     /// The indexer.
@@ -84,6 +88,7 @@ pub struct Mesh {
     pub orchestrator: Hosted,
     sparse_apps: Vec<Arc<sparse_retriever::App>>,
     dense_apps: Vec<Arc<dense_retriever::App>>,
+    colbert_apps: Vec<Arc<colbert_scorer::App>>,
     orchestrator_app: Arc<orchestrator::App>,
 }
 
@@ -155,14 +160,30 @@ impl Mesh {
             encoders.rescorer.clone(),
         );
         let encoder = host("encoder", |server| encoder_app.add_to(server))?;
-        let (sparse_apps, sparse) = sparse_replicas(&options, &store)?;
-        let (dense_apps, dense) = dense_replicas(&options, &store)?;
+        let (sparse_apps, sparse) = replicas(
+            &options,
+            "sparse",
+            |config| sparse_retriever::App::start(config, store.clone()),
+            sparse_retriever::App::add_to,
+        )?;
+        let (dense_apps, dense) = replicas(
+            &options,
+            "dense",
+            |config| dense_retriever::App::start(config, store.clone()),
+            dense_retriever::App::add_to,
+        )?;
+        let (colbert_apps, colbert) = replicas(
+            &options,
+            "colbert",
+            |config| colbert_scorer::App::start(config, store.clone(), vec![encoder.channel()]),
+            colbert_scorer::App::add_to,
+        )?;
         let peers = Peers {
             encoder: vec![encoder.channel()],
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
             cross_encoder: Vec::new(),
-            colbert: Vec::new(),
+            colbert: colbert.iter().map(Hosted::channel).collect(),
         };
         let orchestrator_config = validated(|problems| {
             let raw = options.orchestrator.clone();
@@ -179,9 +200,11 @@ impl Mesh {
             folder,
             sparse,
             dense,
+            colbert,
             encoder,
             sparse_apps,
             dense_apps,
+            colbert_apps,
             orchestrator_app,
         })
     }
@@ -192,13 +215,16 @@ impl Mesh {
         self.folder.path()
     }
 
-    /// Lets every retriever look at the store, and the orchestrator at the retrievers.
+    /// Lets every retriever and scorer look at the store, and the orchestrator at them.
     pub async fn refresh(&self) {
         for sparse in &self.sparse_apps {
             sparse.refresh().await;
         }
         for dense in &self.dense_apps {
             dense.refresh().await;
+        }
+        for colbert in &self.colbert_apps {
+            colbert.refresh().await;
         }
         self.orchestrator_app.poke().await;
     }
@@ -357,37 +383,22 @@ fn validated<T>(validate: impl FnOnce(&mut Problems) -> T) -> Result<T> {
 
 type Replicas<App> = (Vec<Arc<App>>, Vec<Hosted>);
 
-fn sparse_replicas(
+/// Starts and hosts a service for each of the mesh's replicas.
+fn replicas<App>(
     options: &MeshOptions,
-    store: &Store,
-) -> Result<Replicas<sparse_retriever::App>> {
+    name: &str,
+    start: impl Fn(ReplicaConfig) -> Result<Arc<App>, StartError>,
+    add_to: impl Fn(&Arc<App>, &mut ServerBuilder),
+) -> Result<Replicas<App>> {
     let mut replicas = (Vec::new(), Vec::new());
     for (index, shards) in options.replicas.iter().enumerate() {
-        let raw = sparse_retriever::RawConfig {
+        let raw = RawReplicaConfig {
             shards: shards.clone(),
             ..Default::default()
         };
-        let config = validated(|problems| raw.validate("sparse_retriever", problems))?;
-        let app = sparse_retriever::App::start(config, store.clone())?;
-        replicas.1.push(host(&format!("sparse-{index}"), |server| {
-            app.add_to(server)
-        })?);
-        replicas.0.push(app);
-    }
-    Ok(replicas)
-}
-
-fn dense_replicas(options: &MeshOptions, store: &Store) -> Result<Replicas<dense_retriever::App>> {
-    let mut replicas = (Vec::new(), Vec::new());
-    for (index, shards) in options.replicas.iter().enumerate() {
-        let raw = dense_retriever::RawConfig {
-            shards: shards.clone(),
-            ..Default::default()
-        };
-        let config = validated(|problems| raw.validate("dense_retriever", problems))?;
-        let app = dense_retriever::App::start(config, store.clone())?;
-        replicas.1.push(host(&format!("dense-{index}"), |server| {
-            app.add_to(server)
+        let app = start(validated(|problems| raw.validate(name, problems))?)?;
+        replicas.1.push(host(&format!("{name}-{index}"), |server| {
+            add_to(&app, server);
         })?);
         replicas.0.push(app);
     }

@@ -40,7 +40,7 @@ pub use bytes::{codes_as_bytes, codes_from_bytes, floats_as_bytes, floats_from_b
 pub use coder::{CodedQuery, CodedVector, VectorCoder};
 pub use error::VectorError;
 pub use kernels::{Backend, Kernels, dot_i8, dot_rows};
-pub use max_sim::{TokenLayout, TokenMatch, TokenQuery, TokenRows};
+pub use max_sim::{TokenLayout, TokenMatch, TokenPassage, TokenQuery, TokenRows};
 pub use packed::PackedLayout;
 pub use quantize::{normalize, quantize};
 pub use rotation::Rotation;

@@ -147,6 +147,35 @@ fn scoring_stops_when_it_is_told_to() {
 }
 
 #[test]
+fn passages_of_several_segments_score_as_in_their_own() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let segments: Vec<Blocks> = (0..3)
+        .map(|_| {
+            Blocks::of(
+                32,
+                &[tokens(9, 32, &mut random), tokens(30, 32, &mut random)],
+            )
+        })
+        .collect();
+    let query = TokenQuery::new(segments[0].layout, &tokens(7, 32, &mut random)).unwrap();
+    let own: Vec<f32> = segments
+        .iter()
+        .map(|blocks| blocks.scores(&query)[1])
+        .collect();
+    let passages: Vec<_> = segments
+        .iter()
+        .map(|blocks| blocks.rows().passage(&blocks.passages[1]).unwrap())
+        .collect();
+    let scores = passages
+        .iter()
+        .enumerate()
+        .map(|(at, passage)| passage.score(&query, passages.get(at + 1)).unwrap());
+    assert_eq!(scores.collect::<Vec<_>>(), own);
+    let narrow = TokenQuery::new(TokenLayout::new(16).unwrap(), &[1.0; 16]).unwrap();
+    assert!(passages[0].score(&narrow, None).is_err());
+}
+
+#[test]
 fn a_length_does_not_matter() {
     let blocks = Blocks::of(3, &[vec![3e30, 4e30, 0.0]]);
     let query = TokenQuery::new(blocks.layout, &[3e-30, 4e-30, 0.0]).unwrap();

@@ -1,13 +1,11 @@
 //! What this service makes of a snapshot: mapped vectors of each segment, and the coder of the collection.
 
-use std::path::Path;
-
 use segment::SegmentError;
 use segment::catalog::{PartLoader, SegmentFiles, ServedSegment, ServedShard, SnapshotFiles};
 use segment::checksum::FileEntry;
 use segment::dense::DensePart;
 use segment::manifest::{DenseSettings, Manifest, Stage};
-use vector_math::{Rotation, VectorCoder, VectorError};
+use vector_math::{Rotation, VectorCoder};
 
 /// A rotation that was fitted on fewer passages than this says too little about later ones to choose by prefix: the
 /// collection is scanned at full width instead.
@@ -101,7 +99,7 @@ impl PartLoader for DenseLoader {
 
     fn load_snapshot(&self, snapshot: &SnapshotFiles) -> Result<DenseSnapshot, SegmentError> {
         let settings = settings(&snapshot.manifest)?;
-        let rotation = snapshot.file.as_deref().map(read_rotation).transpose()?;
+        let rotation = snapshot.rotation()?;
         let has_good_prefixes = match &rotation {
             Some(rotation) => rotation.samples() >= MIN_ROTATION_SAMPLE,
             None => !settings.rotated,
@@ -159,11 +157,4 @@ fn coder(
     .map(|size| size as usize);
     VectorCoder::new(rotation, width, dimensions, prefix)
         .map_err(|error| SegmentError::invalid(error.to_string()))
-}
-
-fn read_rotation(file: &Path) -> Result<Rotation, SegmentError> {
-    let bytes = std::fs::read(file).map_err(SegmentError::io(file))?;
-    let damaged =
-        |error: VectorError| SegmentError::damaged(file.display().to_string(), error.to_string());
-    Rotation::from_bytes(&bytes).map_err(damaged)
 }

@@ -17,12 +17,8 @@ use tracing::Instrument;
 use crate::app::{self, App, Bundle, Encodings};
 use crate::error::Error;
 
-/// Most texts of one request.
-const MAX_TEXTS: usize = 1024;
 /// Most bytes of one text: many times what a model reads.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
-/// What an answer holds beside its vectors.
-const ANSWER_OVERHEAD_BYTES: usize = 64 * 1024;
 
 impl App {
     /// Adds the service to a server.
@@ -164,52 +160,27 @@ fn check_texts(
     if with_token_vectors && info.token_dimensions == 0 {
         return Err(without_token_vectors("with_token_vectors", info));
     }
-    let most = most_texts(with_token_vectors, info);
-    if !(1..=most).contains(&texts.len()) {
-        let message = format!(
-            "has {} texts, must have 1 to {most} {}",
-            texts.len(),
-            why(with_token_vectors)
-        );
-        return Err(FieldError::new("texts", message.trim_end()));
-    }
-    texts
-        .iter()
-        .enumerate()
-        .try_for_each(|(index, text)| check_text(index, text))
+    let most = convert::most_encoded_texts(
+        &bundle_to_wire(info),
+        with_token_vectors,
+        MAX_MESSAGE_BYTES,
+    );
+    convert::check_texts(texts, most, MAX_TEXT_BYTES)
+        .map_err(|error| explained(error, with_token_vectors))
 }
 
 fn without_token_vectors(field: &str, info: &EncoderInfo) -> FieldError {
     FieldError::new(field, format!("bundle {} has no token vectors", info.name))
 }
 
-/// Whatever comes out has to fit into a message.
-fn most_texts(with_token_vectors: bool, info: &EncoderInfo) -> usize {
-    let token_numbers = if with_token_vectors {
-        info.max_tokens * info.token_dimensions
-    } else {
-        0
-    };
-    let text_bytes = (info.dimensions + token_numbers) * size_of::<f32>();
-    MAX_TEXTS.min(((MAX_MESSAGE_BYTES - ANSWER_OVERHEAD_BYTES) / text_bytes.max(1)).max(1))
-}
-
-fn why(with_token_vectors: bool) -> &'static str {
-    if with_token_vectors {
-        "where token vectors are wanted"
-    } else {
-        ""
-    }
-}
-
-fn check_text(index: usize, text: &str) -> Result<(), FieldError> {
-    let wrong = |message: String| Err(FieldError::new(format!("texts[{index}]"), message));
-    match text.len() {
-        0 => wrong("is empty".into()),
-        bytes if bytes > MAX_TEXT_BYTES => wrong(format!(
-            "has {bytes} bytes, must have at most {MAX_TEXT_BYTES}"
-        )),
-        _ => Ok(()),
+/// Says why fewer texts than usual are taken.
+fn explained(error: FieldError, with_token_vectors: bool) -> FieldError {
+    match error.path == "texts" && with_token_vectors {
+        true => FieldError::new(
+            "texts",
+            format!("{} where token vectors are wanted", error.message),
+        ),
+        false => error,
     }
 }
 

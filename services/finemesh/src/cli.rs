@@ -85,6 +85,8 @@ pub(crate) enum Target {
     SparseRetriever,
     /// int8 vectors
     DenseRetriever,
+    /// Late interaction over int8 token vectors
+    ColbertScorer,
     /// Query and passages read together
     CrossEncoder,
     /// In its place: a language model behind an endpoint
@@ -103,6 +105,7 @@ impl Target {
             Target::Encoder => "encoder",
             Target::SparseRetriever => "sparse-retriever",
             Target::DenseRetriever => "dense-retriever",
+            Target::ColbertScorer => "colbert-scorer",
             Target::CrossEncoder => "cross-encoder",
             Target::LlmReranker => "llm-reranker",
             Target::Orchestrator => "orchestrator",

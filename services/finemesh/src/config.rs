@@ -26,6 +26,7 @@ pub(crate) struct RawConfig {
     encoder: encoder::RawConfig,
     sparse_retriever: sparse_retriever::RawConfig,
     dense_retriever: dense_retriever::RawConfig,
+    colbert_scorer: colbert_scorer::RawConfig,
     cross_encoder: cross_encoder::RawConfig,
     llm_reranker: llm_reranker::RawConfig,
     orchestrator: orchestrator::RawConfig,
@@ -70,7 +71,7 @@ struct RawModels {
     reranker_bundle: PathBuf,
 }
 
-/// The services that the orchestrator calls, as `host:port`.
+/// The services that the orchestrator calls, as `host:port`; encoders, also those that a scorer of token vectors calls.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawPeers {
@@ -114,6 +115,7 @@ pub(crate) struct Config {
     pub(crate) encoder: encoder::Config,
     pub(crate) sparse_retriever: sparse_retriever::Config,
     pub(crate) dense_retriever: dense_retriever::Config,
+    pub(crate) colbert_scorer: colbert_scorer::Config,
     pub(crate) cross_encoder: cross_encoder::Config,
     pub(crate) llm_reranker: llm_reranker::Config,
     pub(crate) orchestrator: orchestrator::Config,
@@ -185,6 +187,7 @@ impl RawConfig {
             encoder: self.encoder.validate("encoder", problems),
             sparse_retriever: self.sparse_retriever.validate("sparse_retriever", problems),
             dense_retriever: self.dense_retriever.validate("dense_retriever", problems),
+            colbert_scorer: self.colbert_scorer.validate("colbert_scorer", problems),
             cross_encoder: self.cross_encoder.validate("cross_encoder", problems),
             llm_reranker: self.llm_reranker.validate("llm_reranker", problems),
             orchestrator: self.orchestrator.validate("orchestrator", problems),
@@ -316,6 +319,7 @@ mod tests {
         raw.models.encoder_bundle = PathBuf::from("/does/not/exist");
         raw.models.rescorer_bundle = PathBuf::from("/nor/does/this");
         raw.models.reranker_bundle = PathBuf::from("/or/this");
+        raw.colbert_scorer.refresh_interval_ms = 0;
         raw.cross_encoder.queue_passages = 0;
         raw.llm_reranker.endpoint = "nowhere".to_owned();
         raw.peers.encoder = vec!["host".to_owned()];
@@ -333,6 +337,7 @@ mod tests {
                 "models.rescorer_bundle",
                 "models.reranker_bundle",
                 "peers.encoder[0]",
+                "colbert_scorer.refresh_interval_ms",
                 "cross_encoder.queue_passages",
                 "llm_reranker.model",
                 "llm_reranker.endpoint"

@@ -54,6 +54,12 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
             dense_retriever::App::start(config.dense_retriever.clone(), store)?
                 .add_to(&mut builder);
         }
+        Target::ColbertScorer => {
+            let store = open_store(&config.storage)?;
+            let encoders = channels(&config.peers.encoder)?;
+            colbert_scorer::App::start(config.colbert_scorer.clone(), store, encoders)?
+                .add_to(&mut builder);
+        }
         Target::CrossEncoder => {
             let cross_encoder = cross_encoder(config).await?;
             let mut problems = Problems::default();
@@ -87,24 +93,25 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
 /// Without models there is no encoder and nothing can be indexed.
 pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let store = open_store(&config.storage)?;
-    let sparse = sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone())?;
-    let dense = dense_retriever::App::start(config.dense_retriever.clone(), store.clone())?;
-    tokio::join!(sparse.refresh(), dense.refresh());
-    let encoders = match models {
-        Models::Loaded => Some(models::encoders(&config.models).await?),
-        Models::LeftOut => None,
+    let (encoders, cross_encoder) = match models {
+        Models::Loaded => (
+            Some(models::encoders(&config.models).await?),
+            cross_encoder(config).await?,
+        ),
+        Models::LeftOut => (None, None),
     };
     let encoder = encoders.clone().map(|Encoders { first, rescorer }| {
         encoder::App::start(config.encoder.clone(), first, rescorer)
     });
-    let cross_encoder = match models {
-        Models::Loaded => cross_encoder(config).await?,
-        Models::LeftOut => None,
+    let encoder_pipe = match &encoder {
+        Some(encoder) => Some(encoder_pipe(config, encoder)?),
+        None => None,
     };
+    let replicas = Replicas::start(config, &store, encoder_pipe.clone())?;
+    replicas.refresh().await;
 
     let add_stages = |builder: &mut ServerBuilder| {
-        sparse.add_to(builder);
-        dense.add_to(builder);
+        replicas.add_to(builder);
         if let Some(encoder) = &encoder {
             encoder.add_to(builder);
         }
@@ -118,12 +125,16 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     let peers = Peers {
         sparse: vec![pipe("sparse-retriever", &stages)],
         dense: vec![pipe("dense-retriever", &stages)],
-        encoder: encoder.iter().map(|_| pipe("encoder", &stages)).collect(),
+        colbert: replicas
+            .colbert
+            .iter()
+            .map(|_| pipe("colbert-scorer", &stages))
+            .collect(),
+        encoder: encoder_pipe.into_iter().collect(),
         cross_encoder: cross_encoder
             .iter()
             .map(|_| pipe("cross-encoder", &stages))
             .collect(),
-        colbert: Vec::new(),
     };
     let orchestrator = orchestrator::App::start(config.orchestrator.clone(), peers);
     orchestrator.poke().await;
@@ -133,10 +144,9 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     add_stages(&mut public);
     if let Some(encoders) = encoders {
         let after_commit = move |_| {
-            let (sparse, dense, orchestrator) =
-                (sparse.clone(), dense.clone(), orchestrator.clone());
+            let (replicas, orchestrator) = (replicas.clone(), orchestrator.clone());
             async move {
-                tokio::join!(sparse.refresh(), dense.refresh());
+                replicas.refresh().await;
                 orchestrator.poke().await;
             }
             .boxed()
@@ -150,6 +160,54 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
         .add_to(&mut public);
     }
     Ok(public.build(FILE_DESCRIPTOR_SET)?)
+}
+
+/// The services that follow the store.
+#[derive(Clone)]
+struct Replicas {
+    sparse: Arc<sparse_retriever::App>,
+    dense: Arc<dense_retriever::App>,
+    /// None without an encoder: there are no query's tokens to score with.
+    colbert: Option<Arc<colbert_scorer::App>>,
+}
+
+impl Replicas {
+    fn start(config: &Config, store: &Store, encoder: Option<MeshChannel>) -> Result<Self> {
+        let colbert = encoder.map(|encoder| {
+            let settings = config.colbert_scorer.clone();
+            colbert_scorer::App::start(settings, store.clone(), vec![encoder])
+        });
+        Ok(Self {
+            sparse: sparse_retriever::App::start(config.sparse_retriever.clone(), store.clone())?,
+            dense: dense_retriever::App::start(config.dense_retriever.clone(), store.clone())?,
+            colbert: colbert.transpose()?,
+        })
+    }
+
+    /// Looks for new snapshots and waits for them.
+    async fn refresh(&self) {
+        let colbert = async {
+            if let Some(colbert) = &self.colbert {
+                colbert.refresh().await;
+            }
+        };
+        tokio::join!(self.sparse.refresh(), self.dense.refresh(), colbert);
+    }
+
+    fn add_to(&self, server: &mut ServerBuilder) {
+        self.sparse.add_to(server);
+        self.dense.add_to(server);
+        if let Some(colbert) = &self.colbert {
+            colbert.add_to(server);
+        }
+    }
+}
+
+/// The encoder on a server of its own: the scorer of token vectors needs it before the others can be served.
+fn encoder_pipe(config: &Config, encoder: &Arc<encoder::App>) -> Result<MeshChannel> {
+    let mut server = ServerBuilder::new(config.server.limits);
+    encoder.add_to(&mut server);
+    Ok(pipe("encoder", &server.build(FILE_DESCRIPTOR_SET)?))
 }
 
 /// The cross-encoder, where a bundle is configured.
@@ -189,12 +247,6 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         || "an orchestrator needs at least one: it serves the documents",
     );
     problems.into_result(())?;
-    let channels = |addresses: &[String]| {
-        addresses
-            .iter()
-            .map(|address| MeshChannel::tcp(address))
-            .collect::<Result<_, _>>()
-    };
     Ok(Peers {
         encoder: channels(&config.encoder)?,
         sparse: channels(&config.sparse_retriever)?,
@@ -202,4 +254,9 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         cross_encoder: channels(&config.cross_encoder)?,
         colbert: channels(&config.colbert_scorer)?,
     })
+}
+
+fn channels(addresses: &[String]) -> Result<Vec<MeshChannel>> {
+    let channels = addresses.iter().map(|address| MeshChannel::tcp(address));
+    Ok(channels.collect::<Result<_, _>>()?)
 }

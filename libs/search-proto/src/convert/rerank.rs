@@ -1,5 +1,6 @@
 //! What every reranker checks and computes alike, whatever reads the passages.
 
+use super::check_text;
 use crate::rerank::RerankRequest;
 use search_core::FieldError;
 
@@ -22,17 +23,6 @@ pub fn check_rerank_texts(request: &RerankRequest) -> Result<(), FieldError> {
     numbered.try_for_each(|(index, passage)| {
         check_text(&format!("passages[{index}]"), passage, MAX_PASSAGE_BYTES)
     })
-}
-
-fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(), FieldError> {
-    match text.len() {
-        0 => Err(FieldError::new(path, "is empty")),
-        bytes if bytes > max_bytes => {
-            let message = format!("has {bytes} bytes, must have at most {max_bytes}");
-            Err(FieldError::new(path, message))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The calibrated score of a logit: its logistic function, 0 to 1.

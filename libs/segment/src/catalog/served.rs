@@ -136,13 +136,13 @@ impl<L: PartLoader> ServedSnapshot<L> {
         (self.manifest.number, &self.version) == (version.number, &version.version)
     }
 
-    pub(super) fn describe(&self) -> HeldSnapshot {
+    pub(super) fn describe(&self, loader: &L) -> HeldSnapshot {
         HeldSnapshot {
             collection: self.manifest.collection.clone(),
             number: self.manifest.number,
             shards: self.manifest.settings.shards,
             held_shards: self.shards.clone(),
-            encoder_fingerprint: self.manifest.encoder_fingerprint().to_owned(),
+            encoder_fingerprint: loader.encoder_fingerprint(&self.manifest).to_owned(),
             rescore_fingerprint: self.manifest.rescore_fingerprint().to_owned(),
             passages: self
                 .segments

@@ -23,7 +23,7 @@ mod rows;
 
 pub use layout::TokenLayout;
 pub use query::TokenQuery;
-pub use rows::{TokenMatch, TokenRows};
+pub use rows::{TokenMatch, TokenPassage, TokenRows};
 
 /// Largest product of the norms of a passage token's and a query token's codes.
 pub(crate) const MAX_NORMS: f64 = i16::MAX as f64;

@@ -13,6 +13,14 @@ pub struct TokenRows<'a> {
     kernels: Kernels,
 }
 
+/// The tokens of one passage, of whichever rows.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenPassage<'a> {
+    layout: TokenLayout,
+    blocks: &'a [u8],
+    kernels: Kernels,
+}
+
 /// What a token of a query matches best in a passage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenMatch {
@@ -50,29 +58,45 @@ impl<'a> TokenRows<'a> {
         self.blocks.len() / self.layout.block_bytes()
     }
 
+    /// The tokens of the passage that has this range of the blocks. A range beyond them is refused.
+    pub fn passage(&self, blocks: &Range<u32>) -> Result<TokenPassage<'a>, VectorError> {
+        let byte = |block: u32| (block as usize).checked_mul(self.layout.block_bytes());
+        let bytes = byte(blocks.start)
+            .zip(byte(blocks.end))
+            .and_then(|(start, end)| self.blocks.get(start..end));
+        let beyond = || VectorError::PassageBlocks {
+            start: blocks.start,
+            end: blocks.end,
+            blocks: self.blocks(),
+        };
+        Ok(TokenPassage {
+            layout: self.layout,
+            blocks: bytes.ok_or_else(beyond)?,
+            kernels: self.kernels,
+        })
+    }
+
     /// Scores passages in the order given, while `go_on` says so: it is asked before each, with how many are scored.
     ///
-    /// A passage is the range of its blocks. The score is the sum over the query's tokens, in their order, of the
-    /// largest cosine: at most their number, but for the rounding of codes. A passage without blocks scores 0. The bits
-    /// are the same on every machine. A range beyond the blocks is refused before anything is scored.
+    /// A passage is the range of its blocks; a range beyond the blocks is refused before anything is scored. Scores are those of
+    /// [`TokenPassage::score`].
     pub fn score_while(
         &self,
         query: &TokenQuery,
         passages: &[Range<u32>],
         mut go_on: impl FnMut(usize) -> bool,
     ) -> Result<Vec<f32>, VectorError> {
-        self.check_query(query)?;
-        let blocks: Vec<&[u8]> = passages
+        check_query(query, self.layout)?;
+        let passages: Vec<TokenPassage<'_>> = passages
             .iter()
             .map(|passage| self.passage(passage))
             .collect::<Result<_, _>>()?;
-        let mut scores = Vec::with_capacity(blocks.len());
-        for (position, passage) in blocks.iter().enumerate() {
+        let mut scores = Vec::with_capacity(passages.len());
+        for (position, passage) in passages.iter().enumerate() {
             if !go_on(position) {
                 break;
             }
-            let next = blocks.get(position + 1).copied().unwrap_or_default();
-            scores.push(self.score(query, passage, next));
+            scores.push(passage.score(query, passages.get(position + 1))?);
         }
         Ok(scores)
     }
@@ -85,58 +109,53 @@ impl<'a> TokenRows<'a> {
         query: &TokenQuery,
         passage: Range<u32>,
     ) -> Result<Vec<TokenMatch>, VectorError> {
-        self.check_query(query)?;
-        let blocks = self.passage(&passage)?;
-        if blocks.is_empty() {
+        check_query(query, self.layout)?;
+        let passage = self.passage(&passage)?;
+        if passage.blocks.is_empty() {
             return Ok(Vec::new());
         }
-        let matches = (0..query.tokens()).map(|token| self.best_match(query, token, blocks));
+        let matches = (0..query.tokens()).map(|token| passage.best_match(query, token));
         Ok(matches.collect())
     }
+}
 
-    fn check_query(&self, query: &TokenQuery) -> Result<(), VectorError> {
-        if query.layout() == self.layout {
-            Ok(())
-        } else {
-            Err(VectorError::Width {
-                expected: self.layout.dimensions(),
-                actual: query.layout().dimensions(),
-            })
-        }
+fn check_query(query: &TokenQuery, layout: TokenLayout) -> Result<(), VectorError> {
+    if query.layout() == layout {
+        Ok(())
+    } else {
+        Err(VectorError::Width {
+            expected: layout.dimensions(),
+            actual: query.layout().dimensions(),
+        })
     }
+}
 
-    fn passage(&self, passage: &Range<u32>) -> Result<&'a [u8], VectorError> {
-        let byte = |block: u32| (block as usize).checked_mul(self.layout.block_bytes());
-        byte(passage.start)
-            .zip(byte(passage.end))
-            .and_then(|(start, end)| self.blocks.get(start..end))
-            .ok_or_else(|| VectorError::PassageBlocks {
-                start: passage.start,
-                end: passage.end,
-                blocks: self.blocks(),
-            })
-    }
-
-    /// Scores a passage and meanwhile fetches the next one, a part with each tile of the query.
-    fn score(&self, query: &TokenQuery, passage: &[u8], next: &[u8]) -> f32 {
-        if passage.is_empty() {
-            return 0.0;
+impl TokenPassage<'_> {
+    /// The sum over the query's tokens, in their order, of the largest cosine: at most their number, but for the rounding of codes.
+    ///
+    /// A passage without blocks scores 0. The bits are the same on every machine. Meanwhile the passage that is scored `next` is
+    /// fetched, a part with each tile of the query.
+    pub fn score(&self, query: &TokenQuery, next: Option<&Self>) -> Result<f32, VectorError> {
+        check_query(query, self.layout)?;
+        if self.blocks.is_empty() {
+            return Ok(0.0);
         }
+        let next = next.map_or(&[][..], |next| next.blocks);
         let mut score = 0.0;
         let mut parts = next.chunks(next.len().div_ceil(query.tiles().len().max(1)).max(1));
         for (tile, scales) in query.tiles() {
             self.kernels.prefetch(parts.next().unwrap_or_default());
-            let maxima = self.kernels.max_dots(tile, passage);
+            let maxima = self.kernels.max_dots(tile, self.blocks);
             for (maximum, scale) in maxima.iter().zip(scales) {
                 score += *maximum as f32 * scale;
             }
         }
-        score
+        Ok(score)
     }
 
-    fn best_match(&self, query: &TokenQuery, token: usize, passage: &[u8]) -> TokenMatch {
-        let tokens = passage.len() / self.layout.block_bytes() * TokenLayout::BLOCK_TOKENS;
-        let dots = (0..tokens).map(|other| (other, self.dot(query, token, passage, other)));
+    fn best_match(&self, query: &TokenQuery, token: usize) -> TokenMatch {
+        let tokens = self.blocks.len() / self.layout.block_bytes() * TokenLayout::BLOCK_TOKENS;
+        let dots = (0..tokens).map(|other| (other, self.dot(query, token, other)));
         let (token_of_passage, dot) =
             dots.fold(
                 (0, i32::MIN),
@@ -150,10 +169,10 @@ impl<'a> TokenRows<'a> {
         }
     }
 
-    fn dot(&self, query: &TokenQuery, token: usize, passage: &[u8], other: usize) -> i32 {
+    fn dot(&self, query: &TokenQuery, token: usize, other: usize) -> i32 {
         let products = (0..self.layout.dimensions()).map(|dimension| {
             i32::from(query.code(token, dimension))
-                * i32::from(self.layout.code(passage, other, dimension))
+                * i32::from(self.layout.code(self.blocks, other, dimension))
         });
         products.sum()
     }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -10,7 +10,7 @@ use search_proto::rerank::RerankRequest;
 use search_proto::rerank::reranker_service_client::RerankerServiceClient;
 use service_kit::MeshChannel;
 
-use crate::process::{Finemesh, models_are_here};
+use crate::process::{Finemesh, Served, models_are_here};
 
 /// A model that puts the last passage first, and tells what it was sent.
 fn endpoint() -> (String, Receiver<String>) {
@@ -50,49 +50,6 @@ fn answer_all(mut connection: TcpStream, seen: &Sender<String>) -> Option<()> {
         let length = answer.len();
         seen.send(format!("{head}{user}")).ok()?;
         write!(connection, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{answer}").ok()?;
-    }
-}
-
-/// A service as a process of its own, ended with this.
-struct Served {
-    process: Child,
-    /// `http://host:port`.
-    address: String,
-}
-
-impl Served {
-    fn start(finemesh: &Finemesh, target: &str, settings: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_finemesh"))
-            .arg("--data")
-            .arg(finemesh.folder().join("data"))
-            .args(["serve", "--target", target])
-            .env("FINEMESH__SERVER__ADDRESS", "127.0.0.1:0")
-            .envs(settings.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = process.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        let address = line
-            .trim()
-            .rsplit_once(' ')
-            .expect("it says where it serves")
-            .1
-            .to_owned();
-        Self { process, address }
-    }
-
-    /// As peers are named: a list of one.
-    fn as_peers(&self) -> String {
-        format!("[\"{}\"]", self.address.trim_start_matches("http://"))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cli;
+mod colbert_scorer;
 mod cross_encoder;
 mod llm_reranker;
 mod models;

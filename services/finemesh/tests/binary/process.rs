@@ -1,7 +1,8 @@
 //! Runs the built binary as a user would.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 /// A `finemesh` with a data folder of its own.
 pub(crate) struct Finemesh {
@@ -64,6 +65,49 @@ impl Finemesh {
             output.status.code().expect("the process was not killed"),
             text(&output.stderr),
         )
+    }
+}
+
+/// A service as a process of its own, ended with this.
+pub(crate) struct Served {
+    process: Child,
+    /// `http://host:port`.
+    pub(crate) address: String,
+}
+
+impl Served {
+    pub(crate) fn start(finemesh: &Finemesh, target: &str, settings: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_finemesh"))
+            .arg("--data")
+            .arg(finemesh.folder().join("data"))
+            .args(["serve", "--target", target])
+            .env("FINEMESH__SERVER__ADDRESS", "127.0.0.1:0")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = process.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        let address = line
+            .trim()
+            .rsplit_once(' ')
+            .expect("it says where it serves")
+            .1
+            .to_owned();
+        Self { process, address }
+    }
+
+    /// As peers are named: a list of one.
+    pub(crate) fn as_peers(&self) -> String {
+        format!("[\"{}\"]", self.address.trim_start_matches("http://"))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
