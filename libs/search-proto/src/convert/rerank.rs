@@ -40,3 +40,21 @@ fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(), FieldError
 pub fn calibrated(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
+
+/// Keeps the highest logits, `max_results` of them, or all where that is 0: the highest first, equal ones in the order of the request.
+/// `logit_and_index` tells what was said of which passage.
+pub fn keep_best<T>(
+    scored: &mut Vec<T>,
+    max_results: u32,
+    logit_and_index: impl Fn(&T) -> (f32, usize),
+) {
+    scored.sort_by(|left, right| {
+        let ((left_logit, left_index), (right_logit, right_index)) =
+            (logit_and_index(left), logit_and_index(right));
+        let by_logit = right_logit.total_cmp(&left_logit);
+        by_logit.then(left_index.cmp(&right_index))
+    });
+    if max_results > 0 {
+        scored.truncate(max_results as usize);
+    }
+}
