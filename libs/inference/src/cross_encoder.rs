@@ -77,15 +77,15 @@ impl CrossEncoder {
 
     /// The raw logits of the passages, in their order: without bounds, finite, higher is better. Computed on this thread.
     ///
-    /// The query must have a token. A passage without any is scored as the trainer scores it. Texts of more than 1 MiB are
-    /// refused.
+    /// The query must have a token. A passage without any is scored as the trainer scores it; of one that is longer than the model
+    /// reads, the beginning is scored. Texts of more than 1 MiB are refused.
     pub fn score(
         &mut self,
         query: &str,
         passages: &[impl AsRef<str>],
     ) -> Result<Vec<f32>, ScoreError> {
         let passages: Vec<String> = passages.iter().map(|it| it.as_ref().to_owned()).collect();
-        let pairs = self.reader.read(query, &passages)?;
+        let pairs = self.reader.read(query, &passages, 1)?.concat();
         let lengths: Vec<usize> = pairs.iter().map(Pair::tokens).collect();
         let mut scores = vec![0.0; pairs.len()];
         for batch in length_batches(&lengths, BATCH_TOKENS) {
@@ -114,17 +114,22 @@ impl ReadPairs for BundleReader {
         &self.info
     }
 
-    fn read(&self, query: &str, passages: &[String]) -> Result<Vec<Pair>, ScoreError> {
+    fn read(
+        &self,
+        query: &str,
+        passages: &[String],
+        max_windows: usize,
+    ) -> Result<Vec<Vec<Pair>>, ScoreError> {
         let query = check_size(query)
             .and_then(|query| self.tokenizer.query(query))
             .map_err(|reason| ScoreError::InvalidQuery { reason })?;
-        let pair = |(index, passage): (usize, &String)| {
+        let pairs = |(index, passage): (usize, &String)| {
             check_size(passage)
-                .and_then(|passage| self.tokenizer.pair(&query, passage))
-                .map(Pair)
+                .and_then(|passage| self.tokenizer.windows(&query, passage, max_windows))
+                .map(|windows| windows.into_iter().map(Pair).collect())
                 .map_err(|reason| ScoreError::InvalidPassage { index, reason })
         };
-        passages.iter().enumerate().map(pair).collect()
+        passages.iter().enumerate().map(pairs).collect()
     }
 }
 

@@ -1,8 +1,8 @@
 //! ONNX Runtime sessions, tokenizers, the token-bounded batcher, model bundles.
 //!
 //! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` → `batcher` → `model` over `runtime`.
-//! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` →
-//! the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models run their `graph`.
+//! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` and
+//! the `windows` over long passages → the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models run their `graph`.
 //! A bundle comes from `pull` (the default one) or `make` (any exported model), is read by `bundle` and held to its word
 //! by `golden` or `pair_golden`. `split` cuts long texts by the tokens of the encoder that will read them.
 
@@ -25,6 +25,7 @@ pub mod pull;
 mod runtime;
 mod split;
 mod tokenizer;
+mod windows;
 
 pub use batcher::BatcherStats;
 pub use bundle::{

@@ -16,7 +16,7 @@ use search_core::{
 };
 use std::time::Duration;
 
-pub use rerank::{calibrated, check_rerank_texts, keep_best};
+pub use rerank::{calibrated, check_rerank_request, keep_best};
 
 /// Packs candidates, in their order.
 pub fn candidates_to_wire(candidates: &[Candidate]) -> common::Candidates {

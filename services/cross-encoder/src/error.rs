@@ -27,9 +27,9 @@ pub enum Error {
         "the queue is full: {queued_passages} passages wait, {call_passages} more do not fit into {limit_passages}"
     )]
     QueueFull {
-        /// Passages that wait or are being computed.
+        /// Passages that wait or are being computed, of long ones each window.
         queued_passages: usize,
-        /// Passages of the refused call.
+        /// Those of the refused call, as far as they were counted.
         call_passages: usize,
         /// The queue's bound.
         limit_passages: usize,
@@ -87,7 +87,7 @@ impl Error {
         }
     }
 
-    /// What a refusal for load says of trying again, in milliseconds as gRPC has it: negative, not at all.
+    /// What a refusal for load says of trying again.
     #[must_use]
     pub fn pushback(&self) -> Option<Pushback> {
         let Self::QueueFull { retry_after, .. } = self else {

@@ -32,9 +32,12 @@ impl App {
         if !expected.is_empty() && *expected != served.fingerprint {
             return Err(Error::other_bundle(expected, served));
         }
-        convert::check_rerank_texts(&request)?;
+        convert::check_rerank_request(&request)?;
         let RerankRequest {
-            query, passages, ..
+            query,
+            passages,
+            max_windows,
+            ..
         } = request;
         let span = tracing::info_span!(
             "score passages",
@@ -49,6 +52,7 @@ impl App {
             app::Request {
                 query,
                 passages,
+                max_windows: max_windows.max(1) as usize,
                 deadline,
             },
             span,

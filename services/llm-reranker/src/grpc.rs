@@ -46,7 +46,12 @@ impl App {
         let deadline = deadline_of(&request);
         let request = request.into_inner();
         self.check_fingerprint(&request.expected_fingerprint)?;
-        convert::check_rerank_texts(&request)?;
+        convert::check_rerank_request(&request)?;
+        if request.max_windows > 1 {
+            let message =
+                "must be 0 or 1: of a long passage a language model is given the beginning";
+            return Err(FieldError::new("max_windows", message).into());
+        }
         let span = tracing::info_span!(
             "ask the language model",
             passages = request.passages.len(),

@@ -7,18 +7,31 @@ use search_core::FieldError;
 const MAX_PASSAGES: usize = 1000;
 /// The longest query: many times what a model reads.
 const MAX_QUERY_BYTES: usize = 64 * 1024;
-/// The longest passage: whole documents are taken, of which the model reads the beginning.
+/// The longest passage: whole documents are taken, of which the model reads the beginning, or windows.
 const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
+/// Most windows over one passage: some thousands of words.
+const MAX_WINDOWS: u32 = 16;
 
-/// Whether query and passages are there, and within the limits of the contract.
-pub fn check_rerank_texts(request: &RerankRequest) -> Result<(), FieldError> {
+/// Whether query and passages are there, and all is within the limits of the contract.
+pub fn check_rerank_request(request: &RerankRequest) -> Result<(), FieldError> {
     check_text("query", &request.query, MAX_QUERY_BYTES)?;
-    let count = request.passages.len();
+    check_passages(&request.passages)?;
+    match request.max_windows {
+        0..=MAX_WINDOWS => Ok(()),
+        windows => {
+            let message = format!("is {windows}, must be at most {MAX_WINDOWS}");
+            Err(FieldError::new("max_windows", message))
+        }
+    }
+}
+
+fn check_passages(passages: &[String]) -> Result<(), FieldError> {
+    let count = passages.len();
     if !(1..=MAX_PASSAGES).contains(&count) {
         let message = format!("has {count} passages, must have 1 to {MAX_PASSAGES}");
         return Err(FieldError::new("passages", message));
     }
-    let mut numbered = request.passages.iter().enumerate();
+    let mut numbered = passages.iter().enumerate();
     numbered.try_for_each(|(index, passage)| {
         check_text(&format!("passages[{index}]"), passage, MAX_PASSAGE_BYTES)
     })
