@@ -10,6 +10,7 @@ use crate::pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, Sco
 use crate::pair_golden::{self, GoldenPair};
 use crate::pair_model::PairModel;
 use crate::pair_tokenizer::PairTokenizer;
+use crate::runtime::OnnxRuntime;
 
 /// Tokens of a batch, padding included. On an AVX2 core, six layers and pairs of 40 to 160 tokens, sizes from 160 to 2,048
 /// differ by 5 % in pairs per second; this one is the best of them.
@@ -37,16 +38,16 @@ struct BundleScorer {
 }
 
 impl CrossEncoder {
-    /// Loads the ONNX Runtime at `library` (once per process) and the bundle in `folder`, as many sessions as there are to be
-    /// threads (one at least), and checks that the bundle's golden scores come out. Blocks for some tenths of a second.
-    pub fn open(library: &Path, folder: &Path, threads: usize) -> Result<Self, LoadError> {
+    /// Loads the ONNX Runtime (its library once per process) and the bundle in `folder`, as many sessions as there are to be threads
+    /// (one at least), and checks that the bundle's golden scores come out. Blocks for some tenths of a second.
+    pub fn open(runtime: &OnnxRuntime, folder: &Path, threads: usize) -> Result<Self, LoadError> {
         let bundle = PairBundle::read(folder)?;
         let tokenizer = PairTokenizer::load(&bundle)?;
-        let mut model = PairModel::load(library, &bundle)?;
+        let mut model = PairModel::load(runtime, &bundle)?;
         let known = pair_golden::check(&bundle, &tokenizer, &mut model)?;
         let other = |_| {
             Ok(BundleScorer {
-                model: PairModel::load(library, &bundle)?,
+                model: PairModel::load(runtime, &bundle)?,
                 known: known.clone(),
             })
         };

@@ -42,5 +42,5 @@ pub use golden::GoldenError;
 pub use graph::LoadError;
 pub use make::{Made, MakeError, MakeOptions, make_bundle};
 pub use pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, ScorePairs};
-pub use runtime::RuntimeError;
+pub use runtime::{ExecutionProvider, OnnxRuntime, RuntimeError};
 pub use split::split_passages;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use inference::ExecutionProvider;
 use segment::store::Store;
 use serde::{Deserialize, Serialize};
 use service_kit::client::check_address;
@@ -64,6 +65,8 @@ struct RawModels {
     onnxruntime_library: PathBuf,
     /// An own encoder bundle. Empty: the pulled one.
     encoder_bundle: PathBuf,
+    /// What it computes on.
+    execution_provider: ExecutionProvider,
     /// A second encoder bundle, whose vectors rescore. Empty: none.
     rescorer_bundle: PathBuf,
     /// A cross-encoder bundle. Empty: none.
@@ -98,6 +101,7 @@ impl Default for RawModels {
             onnxruntime_library: PathBuf::new(),
             encoder_bundle: PathBuf::new(),
             rescorer_bundle: PathBuf::new(),
+            execution_provider: ExecutionProvider::Cpu,
             reranker_bundle: PathBuf::new(),
         }
     }
@@ -141,6 +145,7 @@ pub(crate) struct ModelsConfig {
     pub(crate) rescorer_bundle: Option<PathBuf>,
     pub(crate) reranker_bundle: Option<PathBuf>,
 }
+    pub(crate) execution_provider: ExecutionProvider,
 
 #[derive(Debug, Clone)]
 pub(crate) struct PeersConfig {
@@ -247,6 +252,7 @@ impl RawModels {
             reranker_bundle: existing("models.reranker_bundle", self.reranker_bundle),
             cache_folder: or_default(self.cache_folder, || cache_folder().join("models")),
             python: self.python,
+            execution_provider: self.execution_provider,
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use indexer::Encoders;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::pull::{self, Installed, PullOptions, PullProgress};
-use inference::{BundleEncoder, CrossEncoder, EncoderOptions, TextEncoder};
+use inference::{BundleEncoder, CrossEncoder, EncoderOptions, OnnxRuntime, TextEncoder};
 
 use crate::config::ModelsConfig;
 
@@ -19,22 +19,20 @@ pub(crate) async fn encoders(config: &ModelsConfig) -> Result<Encoders> {
 
 fn load(config: &ModelsConfig) -> Result<Encoders> {
     let Models {
-        ort_library,
+        runtime,
         encoder_bundle,
         ..
     } = resolve(config)?;
-    let first = open(&ort_library, &encoder_bundle)?;
+    let first = open(&runtime, &encoder_bundle)?;
     let rescorer = config.rescorer_bundle.as_ref();
-    let rescorer = rescorer
-        .map(|bundle| open(&ort_library, bundle))
-        .transpose()?;
+    let rescorer = rescorer.map(|bundle| open(&runtime, bundle)).transpose()?;
     let encoders = Encoders { first, rescorer };
     check_distinct(&encoders)?;
     Ok(encoders)
 }
 
-fn open(ort_library: &Path, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
-    let opened = BundleEncoder::open(ort_library, bundle, EncoderOptions::default());
+fn open(runtime: &OnnxRuntime, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
+    let opened = BundleEncoder::open(runtime, bundle, EncoderOptions::default());
     let opened = opened
         .with_context(|| format!("the encoder bundle in {} cannot be used", bundle.display()))?;
     Ok(Arc::new(opened))
@@ -63,7 +61,7 @@ pub(crate) async fn cross_encoder(
         let Some(bundle) = models.reranker_bundle else {
             return Ok(None);
         };
-        let opened = CrossEncoder::open(&models.ort_library, &bundle, threads);
+        let opened = CrossEncoder::open(&models.runtime, &bundle, threads);
         opened.map(Some).with_context(|| {
             let folder = bundle.display();
             format!("the cross-encoder bundle in {folder} cannot be used")
@@ -82,7 +80,7 @@ pub(crate) fn library(config: &ModelsConfig) -> Result<PathBuf> {
 
 /// The models that are used by default.
 pub(crate) struct Models {
-    pub(crate) ort_library: PathBuf,
+    pub(crate) runtime: OnnxRuntime,
     pub(crate) encoder_bundle: PathBuf,
     pub(crate) reranker_bundle: Option<PathBuf>,
 }
@@ -92,20 +90,27 @@ pub(crate) struct Models {
 pub(crate) fn resolve(config: &ModelsConfig) -> Result<Models> {
     let ModelsConfig {
         onnxruntime_library,
+        execution_provider: provider,
         encoder_bundle,
         reranker_bundle,
         ..
     } = config.clone();
-    if let (Some(ort_library), Some(encoder_bundle)) = (&onnxruntime_library, &encoder_bundle) {
+    if let (Some(library), Some(encoder_bundle)) = (&onnxruntime_library, &encoder_bundle) {
         return Ok(Models {
-            ort_library: ort_library.clone(),
+            runtime: OnnxRuntime {
+                library: library.clone(),
+                provider,
+            },
             encoder_bundle: encoder_bundle.clone(),
             reranker_bundle,
         });
     }
     let pulled = pull(config)?;
     Ok(Models {
-        ort_library: onnxruntime_library.unwrap_or(pulled.ort_library),
+        runtime: OnnxRuntime {
+            library: onnxruntime_library.unwrap_or(pulled.ort_library),
+            provider,
+        },
         encoder_bundle: encoder_bundle.unwrap_or(pulled.encoder_bundle),
         reranker_bundle: reranker_bundle.or(Some(pulled.reranker_bundle)),
     })
