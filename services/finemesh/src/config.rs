@@ -10,6 +10,8 @@ use service_kit::client::check_address;
 use service_kit::config::{ConfigError, Problems};
 use service_kit::{ServerLimits, TelemetryConfig};
 
+use crate::needs::PipelineNeeds;
+
 /// More calls than any process can have in flight.
 const MAX_CALLS: usize = 1_000_000;
 /// The public port of a mesh on one machine.
@@ -63,10 +65,10 @@ struct RawModels {
     python: PathBuf,
     /// An own libonnxruntime. Empty: the pulled one.
     onnxruntime_library: PathBuf,
-    /// An own encoder bundle. Empty: the pulled one.
-    encoder_bundle: PathBuf,
     /// What it computes on.
     execution_provider: ExecutionProvider,
+    /// An own encoder bundle. Empty: the pulled one.
+    encoder_bundle: PathBuf,
     /// A second encoder bundle, whose vectors rescore. Empty: none.
     rescorer_bundle: PathBuf,
     /// A cross-encoder bundle. Empty: none.
@@ -99,9 +101,9 @@ impl Default for RawModels {
             cache_folder: PathBuf::new(),
             python: PathBuf::from("python3"),
             onnxruntime_library: PathBuf::new(),
+            execution_provider: ExecutionProvider::Cpu,
             encoder_bundle: PathBuf::new(),
             rescorer_bundle: PathBuf::new(),
-            execution_provider: ExecutionProvider::Cpu,
             reranker_bundle: PathBuf::new(),
         }
     }
@@ -121,6 +123,8 @@ pub(crate) struct Config {
     pub(crate) cross_encoder: cross_encoder::Config,
     pub(crate) llm_reranker: llm_reranker::Config,
     pub(crate) orchestrator: orchestrator::Config,
+    /// Of the orchestrator's pipelines.
+    pub(crate) needs: PipelineNeeds,
     pub(crate) indexer: indexer::Config,
 }
 
@@ -141,11 +145,11 @@ pub(crate) struct ModelsConfig {
     pub(crate) cache_folder: PathBuf,
     pub(crate) python: PathBuf,
     pub(crate) onnxruntime_library: Option<PathBuf>,
+    pub(crate) execution_provider: ExecutionProvider,
     pub(crate) encoder_bundle: Option<PathBuf>,
     pub(crate) rescorer_bundle: Option<PathBuf>,
     pub(crate) reranker_bundle: Option<PathBuf>,
 }
-    pub(crate) execution_provider: ExecutionProvider,
 
 #[derive(Debug, Clone)]
 pub(crate) struct PeersConfig {
@@ -183,6 +187,7 @@ impl RawConfig {
         self.telemetry.check("telemetry", problems);
         let server = self.server.validate(problems);
         Some(Config {
+            needs: PipelineNeeds::of(&self.orchestrator),
             storage: self.storage.validate(problems),
             models: self.models.validate(problems),
             peers: self.peers.validate(problems),
@@ -247,12 +252,12 @@ impl RawModels {
         };
         ModelsConfig {
             onnxruntime_library: existing("models.onnxruntime_library", self.onnxruntime_library),
+            execution_provider: self.execution_provider,
             encoder_bundle: existing("models.encoder_bundle", self.encoder_bundle),
             rescorer_bundle: existing("models.rescorer_bundle", self.rescorer_bundle),
             reranker_bundle: existing("models.reranker_bundle", self.reranker_bundle),
             cache_folder: or_default(self.cache_folder, || cache_folder().join("models")),
             python: self.python,
-            execution_provider: self.execution_provider,
         }
     }
 }

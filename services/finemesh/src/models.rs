@@ -1,7 +1,9 @@
 //! Finds the models that the configuration names, or pulls the default ones the first time.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use indexer::Encoders;
@@ -10,25 +12,90 @@ use inference::pull::{self, Installed, PullOptions, PullProgress};
 use inference::{BundleEncoder, CrossEncoder, EncoderOptions, OnnxRuntime, TextEncoder};
 
 use crate::config::ModelsConfig;
+use crate::needs::Needs;
+
+/// Models that are ready to be used.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    pub(crate) encoders: Option<Encoders>,
+    pub(crate) cross_encoder: Option<CrossEncoder>,
+}
+
+/// What is needed of the configured models, side by side; see [`encoders`] and [`cross_encoder`].
+pub(crate) async fn load(
+    config: &ModelsConfig,
+    needs: Needs,
+    cross_encoder_threads: usize,
+) -> Result<Loaded> {
+    let config = config.clone();
+    let load = move || load_needed(&config, needs, cross_encoder_threads);
+    tokio::task::spawn_blocking(load).await?
+}
 
 /// The configured encoders, loaded and checked against their golden vectors; pulled first if need be.
 pub(crate) async fn encoders(config: &ModelsConfig) -> Result<Encoders> {
     let config = config.clone();
-    tokio::task::spawn_blocking(move || load(&config)).await?
+    let open = move || open_encoders(&resolve(&config)?, &config);
+    tokio::task::spawn_blocking(open).await?
 }
 
-fn load(config: &ModelsConfig) -> Result<Encoders> {
-    let Models {
-        runtime,
-        encoder_bundle,
-        ..
-    } = resolve(config)?;
-    let first = open(&runtime, &encoder_bundle)?;
+/// The configured cross-encoder or the pulled one, with a session for each compute thread. None where all other models are
+/// the user's own and there is none of this kind.
+pub(crate) async fn cross_encoder(
+    config: &ModelsConfig,
+    threads: usize,
+) -> Result<Option<CrossEncoder>> {
+    let config = config.clone();
+    let open = move || open_cross_encoder(&resolve(&config)?, threads);
+    tokio::task::spawn_blocking(open).await?
+}
+
+fn load_needed(
+    config: &ModelsConfig,
+    needs: Needs,
+    cross_encoder_threads: usize,
+) -> Result<Loaded> {
+    if needs == Needs::NOTHING {
+        return Ok(Loaded::default());
+    }
+    let models = resolve(config)?;
+    let encoders = || needs.encoders.then(|| open_encoders(&models, config));
+    let cross_encoder = || {
+        let open = || open_cross_encoder(&models, cross_encoder_threads);
+        needs.cross_encoder.then(open)
+    };
+    thread::scope(|scope| {
+        let encoders = scope.spawn(encoders);
+        let cross_encoder = cross_encoder().transpose()?.flatten();
+        let encoders = encoders.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(Loaded {
+            encoders: encoders.transpose()?,
+            cross_encoder,
+        })
+    })
+}
+
+fn open_encoders(models: &Models, config: &ModelsConfig) -> Result<Encoders> {
+    let first = open(&models.runtime, &models.encoder_bundle)?;
     let rescorer = config.rescorer_bundle.as_ref();
-    let rescorer = rescorer.map(|bundle| open(&runtime, bundle)).transpose()?;
-    let encoders = Encoders { first, rescorer };
+    let rescorer = rescorer.map(|bundle| open(&models.runtime, bundle));
+    let encoders = Encoders {
+        first,
+        rescorer: rescorer.transpose()?,
+    };
     check_distinct(&encoders)?;
     Ok(encoders)
+}
+
+fn open_cross_encoder(models: &Models, threads: usize) -> Result<Option<CrossEncoder>> {
+    let Some(bundle) = &models.reranker_bundle else {
+        return Ok(None);
+    };
+    let opened = CrossEncoder::open(&models.runtime, bundle, threads);
+    opened.map(Some).with_context(|| {
+        let folder = bundle.display();
+        format!("the cross-encoder bundle in {folder} cannot be used")
+    })
 }
 
 fn open(runtime: &OnnxRuntime, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
@@ -47,27 +114,6 @@ fn check_distinct(encoders: &Encoders) -> Result<()> {
         "models.rescorer_bundle: is the encoder's own bundle, {first}"
     );
     Ok(())
-}
-
-/// The configured cross-encoder or the pulled one, with a session for each compute thread. None where all other models are
-/// the user's own and there is none of this kind.
-pub(crate) async fn cross_encoder(
-    config: &ModelsConfig,
-    threads: usize,
-) -> Result<Option<CrossEncoder>> {
-    let config = config.clone();
-    let open = move || {
-        let models = resolve(&config)?;
-        let Some(bundle) = models.reranker_bundle else {
-            return Ok(None);
-        };
-        let opened = CrossEncoder::open(&models.runtime, &bundle, threads);
-        opened.map(Some).with_context(|| {
-            let folder = bundle.display();
-            format!("the cross-encoder bundle in {folder} cannot be used")
-        })
-    };
-    tokio::task::spawn_blocking(open).await?
 }
 
 /// The configured ONNX Runtime, or the pulled one.
