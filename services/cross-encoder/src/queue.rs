@@ -66,6 +66,25 @@ struct Place {
     tokens: usize,
 }
 
+/// What a batch costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchSize {
+    pub(crate) tokens: usize,
+    /// That bring the shorter pairs to the length of the longest: they are computed like any other.
+    pub(crate) padding_tokens: usize,
+}
+
+impl BatchSize {
+    pub(crate) fn of(batch: &[Taken]) -> Self {
+        let lengths = || batch.iter().map(|taken| taken.pair.tokens());
+        let tokens = lengths().sum();
+        Self {
+            tokens,
+            padding_tokens: lengths().max().unwrap_or(0) * batch.len() - tokens,
+        }
+    }
+}
+
 impl Queue {
     /// A call whose pairs will be pushed.
     pub(crate) fn enter(&mut self, deadline: Option<Instant>) -> CallId {
@@ -122,8 +141,10 @@ impl Queue {
             return Batch::new();
         };
         self.round = round;
-        // What is left is shared by all threads: none is idle while another one has two batches.
-        let room = BATCH_TOKENS.min(self.tokens.div_ceil(threads));
+        // What is left is shared by all threads: none is idle while another one has two batches. A share has room for the padding that
+        // is cheaper than a run of its own.
+        let share = self.tokens.div_ceil(threads) + WORTHWHILE_PADDING_TOKENS;
+        let room = BATCH_TOKENS.min(share);
         let mut longest = first.tokens;
         let mut batch = Batch::from_iter(self.remove(first));
         while let Some((next, padding)) = self.nearest(first, longest, batch.len()) {

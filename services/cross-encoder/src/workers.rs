@@ -11,7 +11,7 @@ use service_kit::Readiness;
 
 use crate::compute::Worker;
 use crate::error::Error;
-use crate::queue::{Batch, CallId, Queue, Taken};
+use crate::queue::{Batch, BatchSize, CallId, Queue, Taken};
 use crate::scores::{Caller, ScoredWindow};
 
 /// How often a model that fails is checked.
@@ -318,13 +318,12 @@ impl State {
         result: &Result<PairLogits, ScoreError>,
         busy_time: Duration,
     ) {
-        let lengths = || batch.iter().map(|taken| taken.pair.tokens());
-        let (tokens, longest) = (lengths().sum::<usize>(), lengths().max().unwrap_or(0));
+        let size = BatchSize::of(batch);
         let stats = &mut self.stats;
         stats.batches += 1;
         stats.passages += batch.len() as u64;
-        stats.tokens += tokens as u64;
-        stats.padding_tokens += (longest * batch.len() - tokens) as u64;
+        stats.tokens += size.tokens as u64;
+        stats.padding_tokens += size.padding_tokens as u64;
         stats.busy_time += busy_time;
         stats.model_time += result
             .as_ref()
@@ -386,7 +385,7 @@ impl State {
 }
 
 /// The calls that have pairs in a batch, each once.
-fn calls_of(batch: &[Taken]) -> Vec<CallId> {
+pub(crate) fn calls_of(batch: &[Taken]) -> Vec<CallId> {
     let mut calls: Vec<CallId> = batch.iter().map(|taken| taken.call).collect();
     calls.sort_unstable();
     calls.dedup();
