@@ -1,4 +1,4 @@
-//! A whole mesh inside this process: encoder, retrievers, orchestrator and indexer, each behind its real server and layers,
+//! A whole mesh inside this process: encoder, retrievers, cross-encoder, orchestrator and indexer, each behind its real server and layers,
 //! over pipes and a store in a temporary folder.
 
 use std::path::Path;
@@ -22,9 +22,9 @@ use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, ServerBuilder, ServerLimits};
 use tempfile::TempDir;
 use tonic::Status;
 
-use crate::HashEncoder;
 use crate::corpus::Document;
 use crate::hosting::Hosted;
+use crate::{HashEncoder, Judge};
 
 /// The collection that a mesh starts with.
 pub const COLLECTION: &str = "test";
@@ -44,6 +44,8 @@ pub struct MeshOptions {
     pub encoder: Arc<dyn TextEncoder>,
     /// What makes the vectors for rescoring.
     pub rescorer: Option<Arc<dyn TextEncoder>>,
+    /// What reads the head of a ranking; none: nobody.
+    pub judge: Option<Judge>,
     /// Settings of the orchestrator.
     pub orchestrator: orchestrator::RawConfig,
     /// Settings of the indexer.
@@ -59,6 +61,7 @@ impl Default for MeshOptions {
             stages: Vec::new(),
             encoder: Arc::new(HashEncoder::new(64)),
             rescorer: None,
+            judge: None,
             orchestrator: orchestrator::RawConfig::default(),
             indexer: indexer::RawConfig {
                 prefix_dimensions: 32,
@@ -78,6 +81,8 @@ pub struct Mesh {
     pub dense: Vec<Hosted>,
     /// The encoder.
     pub encoder: Hosted,
+    /// The cross-encoder, where there is a judge.
+    pub cross_encoder: Option<Hosted>,
     /// The indexer.
     pub indexer: Hosted,
     /// The orchestrator.
@@ -155,13 +160,18 @@ impl Mesh {
             encoders.rescorer.clone(),
         );
         let encoder = host("encoder", |server| encoder_app.add_to(server))?;
+        let cross_encoder = options.judge.as_ref().map(|judge| {
+            let app = judge.start();
+            host("cross-encoder", |server| app.add_to(server))
+        });
+        let cross_encoder = cross_encoder.transpose()?;
         let (sparse_apps, sparse) = sparse_replicas(&options, &store)?;
         let (dense_apps, dense) = dense_replicas(&options, &store)?;
         let peers = Peers {
             encoder: vec![encoder.channel()],
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
-            cross_encoder: Vec::new(),
+            cross_encoder: cross_encoder.iter().map(Hosted::channel).collect(),
             colbert: Vec::new(),
         };
         let orchestrator_config = validated(|problems| {
@@ -180,6 +190,7 @@ impl Mesh {
             sparse,
             dense,
             encoder,
+            cross_encoder,
             sparse_apps,
             dense_apps,
             orchestrator_app,
