@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use inference::pull::{PullOptions, pull};
 use inference::{
-    BatcherStats, BundleEncoder, EncodeJob, EncoderOptions, Priority, Task, TextEncoder,
+    BatcherStats, BundleEncoder, EncodeJob, EncoderOptions, OnnxRuntime, Priority, Task,
+    TextEncoder,
 };
 use tokio::task::JoinSet;
 
@@ -39,7 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let installed = pull(&PullOptions::new(PathBuf::from(models)), &mut |_| ())?;
     let before = Instant::now();
-    let encoder = BundleEncoder::open(&installed.ort_library, &installed.encoder_bundle, options)?;
+    let runtime = OnnxRuntime::on_cpu(&installed.ort_library);
+    let encoder = BundleEncoder::open(&runtime, &installed.encoder_bundle, options)?;
     println!(
         "{options:?}, open in {:?}, {} MiB resident",
         before.elapsed(),

@@ -13,6 +13,7 @@ use crate::encode::{BoxFuture, EncodeError, EncodeJob, Encoded, EncoderInfo, Tas
 use crate::golden;
 use crate::graph::LoadError;
 use crate::model::OnnxModel;
+use crate::runtime::OnnxRuntime;
 use crate::tokenizer::TextTokenizer;
 
 /// Jobs of so many bytes are cut into tokens where they arrive (well under a millisecond); larger ones on a thread
@@ -55,12 +56,16 @@ struct Inner {
 }
 
 impl BundleEncoder {
-    /// Loads the ONNX Runtime at `library` (once per process) and the bundle in `folder`, and checks that the bundle's
-    /// golden vectors come out. Blocks for some tenths of a second.
-    pub fn open(library: &Path, folder: &Path, options: EncoderOptions) -> Result<Self, LoadError> {
+    /// Loads the ONNX Runtime (its library once per process) and the bundle in `folder`, and checks that the bundle's golden
+    /// vectors come out. Blocks for some tenths of a second.
+    pub fn open(
+        runtime: &OnnxRuntime,
+        folder: &Path,
+        options: EncoderOptions,
+    ) -> Result<Self, LoadError> {
         let bundle = Bundle::read(folder)?;
         let tokenizer = TextTokenizer::load(&bundle)?;
-        let mut models = load_models(library, &bundle, options.threads.max(1))?;
+        let mut models = load_models(runtime, &bundle, options.threads.max(1))?;
         golden::check(&bundle, &tokenizer, &mut models[0])?;
         let limits = BatchLimits {
             batch_tokens: options.batch_tokens,
@@ -81,10 +86,14 @@ impl BundleEncoder {
 }
 
 /// A session takes some tenths of a second to load and about 50 MB: all at once.
-fn load_models(library: &Path, bundle: &Bundle, count: usize) -> Result<Vec<OnnxModel>, LoadError> {
+fn load_models(
+    runtime: &OnnxRuntime,
+    bundle: &Bundle,
+    count: usize,
+) -> Result<Vec<OnnxModel>, LoadError> {
     std::thread::scope(|scope| {
         let loading: Vec<_> = (0..count)
-            .map(|_| scope.spawn(|| OnnxModel::load(library, bundle)))
+            .map(|_| scope.spawn(|| OnnxModel::load(runtime, bundle)))
             .collect();
         let loaded = loading
             .into_iter()

@@ -10,6 +10,7 @@ use crate::pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, Sco
 use crate::pair_golden::{self, GoldenPair};
 use crate::pair_model::PairModel;
 use crate::pair_tokenizer::PairTokenizer;
+use crate::runtime::OnnxRuntime;
 
 /// Tokens of a batch, padding included. On an AVX2 core, six layers and pairs of 40 to 160 tokens, sizes from 160 to 2,048
 /// differ by 5 % in pairs per second; this one is the best of them.
@@ -37,16 +38,16 @@ struct BundleScorer {
 }
 
 impl CrossEncoder {
-    /// Loads the ONNX Runtime at `library` (once per process) and the bundle in `folder`, as many sessions as there are to be
-    /// threads (one at least), and checks that the bundle's golden scores come out. Blocks for some tenths of a second.
-    pub fn open(library: &Path, folder: &Path, threads: usize) -> Result<Self, LoadError> {
+    /// Loads the ONNX Runtime (its library once per process) and the bundle in `folder`, as many sessions as there are to be threads
+    /// (one at least), and checks that the bundle's golden scores come out. Blocks for some tenths of a second.
+    pub fn open(runtime: &OnnxRuntime, folder: &Path, threads: usize) -> Result<Self, LoadError> {
         let bundle = PairBundle::read(folder)?;
         let tokenizer = PairTokenizer::load(&bundle)?;
-        let mut model = PairModel::load(library, &bundle)?;
+        let mut model = PairModel::load(runtime, &bundle)?;
         let known = pair_golden::check(&bundle, &tokenizer, &mut model)?;
         let other = |_| {
             Ok(BundleScorer {
-                model: PairModel::load(library, &bundle)?,
+                model: PairModel::load(runtime, &bundle)?,
                 known: known.clone(),
             })
         };
@@ -77,15 +78,15 @@ impl CrossEncoder {
 
     /// The raw logits of the passages, in their order: without bounds, finite, higher is better. Computed on this thread.
     ///
-    /// The query must have a token. A passage without any is scored as the trainer scores it. Texts of more than 1 MiB are
-    /// refused.
+    /// The query must have a token. A passage without any is scored as the trainer scores it; of one that is longer than the model
+    /// reads, the beginning is scored. Texts of more than 1 MiB are refused.
     pub fn score(
         &mut self,
         query: &str,
         passages: &[impl AsRef<str>],
     ) -> Result<Vec<f32>, ScoreError> {
         let passages: Vec<String> = passages.iter().map(|it| it.as_ref().to_owned()).collect();
-        let pairs = self.reader.read(query, &passages)?;
+        let pairs = self.reader.read(query, &passages, 1)?.concat();
         let lengths: Vec<usize> = pairs.iter().map(Pair::tokens).collect();
         let mut scores = vec![0.0; pairs.len()];
         for batch in length_batches(&lengths, BATCH_TOKENS) {
@@ -114,17 +115,22 @@ impl ReadPairs for BundleReader {
         &self.info
     }
 
-    fn read(&self, query: &str, passages: &[String]) -> Result<Vec<Pair>, ScoreError> {
+    fn read(
+        &self,
+        query: &str,
+        passages: &[String],
+        max_windows: usize,
+    ) -> Result<Vec<Vec<Pair>>, ScoreError> {
         let query = check_size(query)
             .and_then(|query| self.tokenizer.query(query))
             .map_err(|reason| ScoreError::InvalidQuery { reason })?;
-        let pair = |(index, passage): (usize, &String)| {
+        let pairs = |(index, passage): (usize, &String)| {
             check_size(passage)
-                .and_then(|passage| self.tokenizer.pair(&query, passage))
-                .map(Pair)
+                .and_then(|passage| self.tokenizer.windows(&query, passage, max_windows))
+                .map(|windows| windows.into_iter().map(Pair).collect())
                 .map_err(|reason| ScoreError::InvalidPassage { index, reason })
         };
-        passages.iter().enumerate().map(pair).collect()
+        passages.iter().enumerate().map(pairs).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use ort::session::{
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 
 use crate::bundle::{BundleError, MODEL_FILE};
-use crate::runtime::{self, RuntimeError};
+use crate::runtime::{OnnxRuntime, RuntimeError};
 use crate::tokenizer::TokenIds;
 
 /// Why a batch failed.
@@ -104,12 +104,12 @@ pub(crate) struct BatchOutputs<'a> {
 impl OnnxGraph {
     /// Loads the graph in a bundle's folder and checks that its inputs are understood.
     pub(crate) fn load(
-        library: &Path,
+        runtime: &OnnxRuntime,
         folder: &Path,
         pad_token_id: u32,
     ) -> Result<Self, LoadError> {
         let file = folder.join(MODEL_FILE);
-        let session = open_session(library, &file)?;
+        let session = open_session(runtime, &file)?;
         Ok(Self {
             inputs: understood_inputs(&file, &session)?,
             file,
@@ -220,10 +220,10 @@ impl OnnxGraph {
 
 /// The names and shapes of a graph's outputs as it declares them; −1 where a dimension is open.
 pub(crate) fn output_shapes(
-    library: &Path,
+    runtime: &OnnxRuntime,
     file: &Path,
 ) -> Result<Vec<(String, Vec<i64>)>, LoadError> {
-    let session = open_session(library, file)?;
+    let session = open_session(runtime, file)?;
     let name_and_shape = |outlet: &Outlet| {
         (
             outlet.name().to_owned(),
@@ -235,14 +235,15 @@ pub(crate) fn output_shapes(
 
 /// One intra-op thread: as many sessions as cores give the same throughput as one session over all cores, a batch
 /// does not wait for the slowest of several threads, and nothing spins beside the other services of a process.
-fn open_session(library: &Path, file: &Path) -> Result<Session, LoadError> {
-    let environment = runtime::environment(library)?;
+fn open_session(runtime: &OnnxRuntime, file: &Path) -> Result<Session, LoadError> {
     let failed = |cause: ort::Error| LoadError::Graph {
         file: file.to_owned(),
         cause,
     };
-    Session::builder(&environment)
-        .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Level3)?))
+    runtime
+        .session_builder()?
+        .with_optimization_level(GraphOptimizationLevel::Level3)
+        .map_err(ort::Error::from)
         .and_then(|builder| Ok(builder.with_intra_threads(1)?))
         .and_then(|mut builder| builder.commit_from_file(file))
         .map_err(failed)

@@ -2,8 +2,9 @@
 //!
 //! A text goes `encode` (the contract) → `bundle_encoder` → `tokenizer` with its `token_rules` → `batcher` → `model` over
 //! `runtime`.
-//! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` →
-//! the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models run their `graph`.
+//! A query and its passages go `pair` (the contract) → `cross_encoder` → `pair_tokenizer` with the marks of `exact_match` and
+//! the `windows` over long passages → the batches of the service, or `length_batches` → `pair_model` over `runtime`; both models
+//! run their `graph`.
 //! A bundle comes from `pull` (the default one) or `make` (any exported model), is read by `bundle` and held to its word
 //! by `golden` or `pair_golden`. `split` cuts long texts by the tokens of the encoder that will read them.
 
@@ -27,6 +28,7 @@ mod runtime;
 mod split;
 mod token_rules;
 mod tokenizer;
+mod windows;
 
 pub use batcher::BatcherStats;
 pub use bundle::{
@@ -44,5 +46,5 @@ pub use golden::GoldenError;
 pub use graph::LoadError;
 pub use make::{Made, MakeError, MakeOptions, make_bundle};
 pub use pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, ScorePairs};
-pub use runtime::RuntimeError;
+pub use runtime::{ExecutionProvider, OnnxRuntime, RuntimeError};
 pub use split::split_passages;

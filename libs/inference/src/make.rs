@@ -15,6 +15,7 @@ use crate::bundle::{
 use crate::golden::{self, GoldenError};
 use crate::graph::{self, LoadError};
 use crate::model::{BatchModel, OnnxModel};
+use crate::runtime::OnnxRuntime;
 use crate::tokenizer::{self, TextTokenizer};
 
 /// What most encoders read, where nothing says it.
@@ -55,8 +56,8 @@ const GOLDEN_TEXTS: [(GoldenTask, &str, usize); 4] = [
 /// How a bundle is made.
 #[derive(Debug, Clone)]
 pub struct MakeOptions {
-    /// `libonnxruntime`: the graph is loaded and run.
-    pub ort_library: PathBuf,
+    /// The graph is loaded and run.
+    pub runtime: OnnxRuntime,
     /// The bundle's name. None: the model folder's.
     pub name: Option<String>,
 }
@@ -118,7 +119,7 @@ pub fn make_bundle(folder: &Path, out: &Path, options: &MakeOptions) -> Result<M
         return Err(MakeError::Exists(out.to_owned()));
     }
     let mut source = Source::find(folder)?;
-    let declared = graph::output_shapes(&options.ort_library, &source.graph)?;
+    let declared = graph::output_shapes(&options.runtime, &source.graph)?;
     let description = source.describe(&declared, options)?;
 
     let parent = out
@@ -155,7 +156,7 @@ fn add_golden(
     };
     let draft = Bundle::draft(made, description);
     let tokenizer = TextTokenizer::load(&draft)?;
-    let mut model = OnnxModel::load(&options.ort_library, &draft)?;
+    let mut model = OnnxModel::load(&options.runtime, &draft)?;
     let entry = |&(task, text, times): &(GoldenTask, &str, usize)| {
         golden_entry(&tokenizer, &mut model, task, text.repeat(times))
     };

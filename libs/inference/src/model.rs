@@ -1,6 +1,5 @@
 //! An encoder's graph: token ids in, vectors of unit length out.
 
-use std::path::Path;
 use std::time::Duration;
 
 use ort::session::{HasSelectedOutputs, RunOptions};
@@ -8,6 +7,7 @@ use ort::value::DynValue;
 
 use crate::bundle::{Bundle, BundleError, Outputs, Pooling, TokenVectorRules};
 use crate::graph::{Input, LoadError, ModelError, OnnxGraph, tensor};
+use crate::runtime::OnnxRuntime;
 use crate::tokenizer::TokenIds;
 
 /// What a batch is run on: the ONNX model, or a stand-in in the batcher's tests.
@@ -43,9 +43,9 @@ pub(crate) struct OnnxModel {
 
 impl OnnxModel {
     /// Loads the graph of a bundle and checks that it has what the description says.
-    pub(crate) fn load(library: &Path, bundle: &Bundle) -> Result<Self, LoadError> {
+    pub(crate) fn load(runtime: &OnnxRuntime, bundle: &Bundle) -> Result<Self, LoadError> {
         let description = bundle.description();
-        let graph = OnnxGraph::load(library, bundle.folder(), description.pad_token_id)?;
+        let graph = OnnxGraph::load(runtime, bundle.folder(), description.pad_token_id)?;
         graph.require_inputs(needed_inputs(&description.token_vectors))?;
         check_outputs(&graph, bundle)?;
         let sentence = description.outputs.sentence.output.as_str();

@@ -14,8 +14,15 @@ pub trait ReadPairs: Send + Sync + 'static {
     /// What is behind it.
     fn info(&self) -> &CrossEncoderInfo;
 
-    /// The query with each of the passages, in their order. The query must have a token; a passage without any is read.
-    fn read(&self, query: &str, passages: &[String]) -> Result<Vec<Pair>, ScoreError>;
+    /// The query with each of the passages, in their order: one pair where the model reads the passage at once, otherwise one for
+    /// each window over it, up to `max_windows` (at least 1), behind which nothing is read. The query must have a token; a passage
+    /// without any is read.
+    fn read(
+        &self,
+        query: &str,
+        passages: &[String],
+        max_windows: usize,
+    ) -> Result<Vec<Vec<Pair>>, ScoreError>;
 }
 
 /// Gives pairs their logits. It computes on the thread that calls it and on no other.
@@ -27,12 +34,12 @@ pub trait ScorePairs: Send + 'static {
     fn check(&mut self) -> Result<(), ScoreError>;
 }
 
-/// A query and a passage as the model reads them together.
+/// A query and a passage, or a window over it, as the model reads them together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair(pub(crate) TokenIds);
 
 impl Pair {
-    /// A pair of these token ids, with a segment id for each. `truncated`: of one of the texts only the beginning is in it.
+    /// A pair of these token ids, with a segment id for each. `truncated`: of one of the texts the end is in no pair.
     #[must_use]
     pub fn new(ids: Vec<u32>, segment_ids: Vec<u32>, truncated: bool) -> Self {
         Self(TokenIds {
@@ -55,7 +62,7 @@ impl Pair {
         self.0.ids.len()
     }
 
-    /// Whether only the beginning of the query or of the passage is read.
+    /// Whether only the beginning of the query or of the passage is read, by all pairs of the passage together.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         self.0.truncated

@@ -1,12 +1,11 @@
 //! A cross-encoder's graph: pairs of a query and a passage in, one logit each out.
 
-use std::path::Path;
-
 use ort::session::{HasSelectedOutputs, RunOptions};
 
 use crate::bundle::PairBundle;
 use crate::graph::{Input, LoadError, ModelError, OnnxGraph, tensor};
 use crate::pair::PairLogits;
+use crate::runtime::OnnxRuntime;
 use crate::tokenizer::TokenIds;
 
 /// A loaded cross-encoder. It computes on the thread that calls it and on no other.
@@ -18,9 +17,9 @@ pub(crate) struct PairModel {
 
 impl PairModel {
     /// Loads the graph of a bundle and checks that it has what the description says.
-    pub(crate) fn load(library: &Path, bundle: &PairBundle) -> Result<Self, LoadError> {
+    pub(crate) fn load(runtime: &OnnxRuntime, bundle: &PairBundle) -> Result<Self, LoadError> {
         let description = bundle.description();
-        let graph = OnnxGraph::load(library, bundle.folder(), description.pad_token_id)?;
+        let graph = OnnxGraph::load(runtime, bundle.folder(), description.pad_token_id)?;
         graph.require_inputs(&[Input::Ids, Input::Mask, Input::TypeIds])?;
         let output = description.outputs.score.clone();
         graph.check_output(&output, &[None])?;

@@ -1,10 +1,13 @@
 //! A query and a passage as one input: `[CLS] query [SEP] passage [SEP]`, cut as the trainer cuts it.
 
+use std::ops::Range;
+
 use tokenizers::Tokenizer;
 
 use crate::bundle::{BundleError, PairBundle, PairDescription, Segments, TOKENIZER_FILE};
 use crate::exact_match::{Side, WordMarker};
 use crate::tokenizer::{TokenIds, load_plain};
+use crate::windows::Windows;
 
 /// Segment ids before words are marked.
 const QUERY: u32 = 0;
@@ -74,18 +77,37 @@ impl PairTokenizer {
         })
     }
 
-    /// The input of a query with one passage.
+    /// The input of a query with one passage, of which the model reads the beginning.
     pub(crate) fn pair(&self, query: &QueryIds, passage: &str) -> Result<TokenIds, String> {
-        let room = self.max_tokens - SPECIAL_TOKENS - query.ids.len();
-        let (passage_ids, is_whole) = self.first_ids(passage, room)?;
+        Ok(self.windows(query, passage, 1)?.swap_remove(0))
+    }
+
+    /// The inputs of a query with one passage: one where the model reads it at once, otherwise one for each window over it. What is
+    /// behind `max_windows` (at least 1) is not read.
+    pub(crate) fn windows(
+        &self,
+        query: &QueryIds,
+        passage: &str,
+        max_windows: usize,
+    ) -> Result<Vec<TokenIds>, String> {
+        let windows = Windows {
+            tokens: self.max_tokens - SPECIAL_TOKENS - query.ids.len(),
+            most: max_windows,
+        };
+        let (passage_ids, is_whole) = self.first_ids(passage, windows.reach())?;
         let truncated = query.truncated || !is_whole;
+        let window = |tokens: Range<usize>| self.join(query, &passage_ids[tokens], truncated);
+        Ok(windows.over(passage_ids.len()).map(window).collect())
+    }
+
+    fn join(&self, query: &QueryIds, passage: &[u32], truncated: bool) -> TokenIds {
         let (start, separator) = ([self.start_id], [self.separator_id]);
-        Ok(TokenIds {
-            ids: [&start, &*query.ids, &separator, &*passage_ids, &separator].concat(),
-            type_ids: self.segments(&query.ids, &passage_ids),
+        TokenIds {
+            ids: [&start, &*query.ids, &separator, passage, &separator].concat(),
+            type_ids: self.segments(&query.ids, passage),
             truncated,
             ..TokenIds::default()
-        })
+        }
     }
 
     fn segments(&self, query: &[u32], passage: &[u32]) -> Vec<u32> {
@@ -239,6 +261,41 @@ mod tests {
         let exact = "apple ".repeat(26);
         assert!(!pair(&tokenizer, short, &exact).truncated);
         assert_eq!(pair(&tokenizer, short, &exact).ids.len(), 30);
+    }
+
+    #[test]
+    fn a_long_passage_is_read_window_by_window() {
+        let windows = |passage: &str, max_windows| {
+            let query = MARKING.query("apple").unwrap();
+            MARKING.windows(&query, passage, max_windows).unwrap()
+        };
+        // [CLS] apple [SEP] [SEP] leave room for 26, of which windows share 3.
+        let late = format!("{}apple", "the ".repeat(60));
+        let read = windows(&late, 9);
+        let lengths: Vec<usize> = read.iter().map(|window| window.ids.len()).collect();
+        assert_eq!(lengths, [26, 26, 27]);
+        assert!(read.iter().all(|window| !window.truncated));
+        let sees_apple = |window: &TokenIds| window.type_ids.ends_with(&[3, 1]);
+        assert_eq!(
+            read.iter().map(sees_apple).collect::<Vec<_>>(),
+            [false, false, true]
+        );
+        // What it shares with the query it shares in that window alone.
+        assert_eq!(read[0].type_ids[1], 0);
+        assert_eq!(read[2].type_ids[1], 2);
+
+        let cut = windows(&late, 2);
+        assert_eq!(cut.len(), 2);
+        assert!(
+            cut.iter()
+                .all(|window| window.truncated && window.ids.len() == 30)
+        );
+        let query = MARKING.query("apple").unwrap();
+        assert_eq!(
+            windows("the pear", 9),
+            [MARKING.pair(&query, "the pear").unwrap()]
+        );
+        assert_eq!(windows("", 9).len(), 1);
     }
 
     #[test]

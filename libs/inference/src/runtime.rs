@@ -1,9 +1,13 @@
-//! ONNX Runtime, loaded once per process.
+//! ONNX Runtime, loaded once per process, and what it computes on.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
+use ort::ep::{self, ExecutionProvider as _};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use serde::{Deserialize, Serialize};
 
 /// The one runtime of this process: ONNX Runtime allows a single environment, and it must outlive every session.
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
@@ -11,6 +15,63 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 struct Loaded {
     library: PathBuf,
     environment: Environment,
+}
+
+/// What an ONNX Runtime computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutionProvider {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA graphics card, the first one that CUDA shows. What a graph has for which there is no kernel there is computed on the
+    /// processor.
+    Cuda,
+}
+
+/// An ONNX Runtime to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnnxRuntime {
+    /// `libonnxruntime`; one for the whole process.
+    pub library: PathBuf,
+    /// What it computes on.
+    pub provider: ExecutionProvider,
+}
+
+impl OnnxRuntime {
+    /// This library, on the processor.
+    pub fn on_cpu(library: impl Into<PathBuf>) -> Self {
+        Self {
+            library: library.into(),
+            provider: ExecutionProvider::Cpu,
+        }
+    }
+
+    /// To open a session on the provider. Loads the library the first time.
+    pub(crate) fn session_builder(&self) -> Result<SessionBuilder, RuntimeError> {
+        let environment = environment(&self.library)?;
+        let builder = Session::builder(&environment).map_err(|cause| RuntimeError::Start {
+            path: self.library.clone(),
+            cause,
+        })?;
+        match self.provider {
+            ExecutionProvider::Cpu => Ok(builder),
+            ExecutionProvider::Cuda => self.on_cuda(builder),
+        }
+    }
+
+    fn on_cuda(&self, mut builder: SessionBuilder) -> Result<SessionBuilder, RuntimeError> {
+        let path = || self.library.clone();
+        let failed = |cause| RuntimeError::Cuda {
+            path: path(),
+            cause,
+        };
+        if !ep::CUDA::is_available().map_err(failed)? {
+            return Err(RuntimeError::WithoutCuda(path()));
+        }
+        ep::CUDA::default().register(&mut builder).map_err(failed)?;
+        Ok(builder)
+    }
 }
 
 /// Why ONNX Runtime is not there.
@@ -37,6 +98,22 @@ pub enum RuntimeError {
         #[source]
         cause: ort::Error,
     },
+    /// It computes on the processor only.
+    #[error(
+        "{}: this ONNX Runtime was built without CUDA; name one that was built with it (that of onnxruntime-gpu, say) \
+         in models.onnxruntime_library, or set models.execution_provider to \"cpu\"",
+        .0.display()
+    )]
+    WithoutCuda(PathBuf),
+    /// It could compute on a graphics card, and cannot here.
+    #[error("{}: CUDA cannot be used on this machine", .path.display())]
+    Cuda {
+        /// The library.
+        path: PathBuf,
+        /// Why not: no card, or a library of CUDA or cuDNN is missing.
+        #[source]
+        cause: ort::Error,
+    },
     /// Another library is in use already.
     #[error("{} cannot be loaded: this process runs on {}", .asked.display(), .loaded.display())]
     AnotherLoaded {
@@ -48,7 +125,7 @@ pub enum RuntimeError {
 }
 
 /// The environment over the library at `library`; loads it the first time.
-pub(crate) fn environment(library: &Path) -> Result<Environment, RuntimeError> {
+fn environment(library: &Path) -> Result<Environment, RuntimeError> {
     let library = library
         .canonicalize()
         .map_err(|_| RuntimeError::Missing(library.to_owned()))?;

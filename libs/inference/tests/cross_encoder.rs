@@ -5,11 +5,11 @@
 mod models;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use inference::{
     AnyBundle, Bundle, BundleEncoder, CrossEncoder, EncoderOptions, GoldenError, LoadError,
-    ScoreError,
+    OnnxRuntime, ScoreError,
 };
 use models::installed_or_skip;
 use serde_json::{Value, json};
@@ -112,14 +112,14 @@ fn numbers(value: &Value) -> Vec<f64> {
     numbers.map(|number| number.as_f64().unwrap()).collect()
 }
 
-/// `libonnxruntime`, if it is there.
-fn library() -> Option<PathBuf> {
-    installed_or_skip().map(|installed| installed.ort_library)
+/// ONNX Runtime, if it is there.
+fn runtime() -> Option<OnnxRuntime> {
+    installed_or_skip().map(|installed| OnnxRuntime::on_cpu(installed.ort_library))
 }
 
 /// Why a bundle is not served, with its causes.
-fn refusal(library: &Path, folder: &Folder) -> String {
-    let error = CrossEncoder::open(library, folder.path(), 1).err().unwrap();
+fn refusal(runtime: &OnnxRuntime, folder: &Folder) -> String {
+    let error = CrossEncoder::open(runtime, folder.path(), 1).err().unwrap();
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
@@ -131,9 +131,9 @@ fn refusal(library: &Path, folder: &Folder) -> String {
 
 #[test]
 fn scores_come_in_the_callers_order_whatever_is_batched_together() {
-    let Some(library) = library() else { return };
+    let Some(runtime) = runtime() else { return };
     let folder = Folder::new();
-    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
+    let mut encoder = CrossEncoder::open(&runtime, folder.path(), 1).unwrap();
     assert_eq!(
         (
             encoder.info().name.as_str(),
@@ -193,9 +193,9 @@ fn scores_come_in_the_callers_order_whatever_is_batched_together() {
 
 #[test]
 fn hostile_texts_are_refused_by_place_and_the_encoder_goes_on() {
-    let Some(library) = library() else { return };
+    let Some(runtime) = runtime() else { return };
     let folder = Folder::new();
-    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
+    let mut encoder = CrossEncoder::open(&runtime, folder.path(), 1).unwrap();
     for query in ["", " \u{200b}\n"] {
         let error = encoder.score(query, &["fine"]).unwrap_err();
         assert_eq!(error.to_string(), "query: has no tokens");
@@ -228,14 +228,14 @@ fn hostile_texts_are_refused_by_place_and_the_encoder_goes_on() {
 
 #[test]
 fn what_the_graph_cannot_read_is_an_error() {
-    let Some(library) = library() else { return };
+    let Some(runtime) = runtime() else { return };
     let folder = Folder::new();
     // The graph has 40 positions, and no golden pair comes so far.
     folder.edit("bundle.json", |json| json["max_tokens"] = json!(60));
     folder.edit("golden.json", |json| {
         json["entries"].as_array_mut().unwrap().truncate(1);
     });
-    let mut encoder = CrossEncoder::open(&library, folder.path(), 1).unwrap();
+    let mut encoder = CrossEncoder::open(&runtime, folder.path(), 1).unwrap();
     let error = encoder.score("mesh", &["a ".repeat(50)]).unwrap_err();
     assert!(matches!(error, ScoreError::Model(_)), "{error}");
     assert_eq!(encoder.score("mesh", &["a"]).unwrap().len(), 1);
@@ -243,7 +243,7 @@ fn what_the_graph_cannot_read_is_an_error() {
 
 #[test]
 fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
-    let Some(library) = library() else { return };
+    let Some(runtime) = runtime() else { return };
     let vectors: Value = serde_json::from_slice(&fs::read(VECTORS).unwrap()).unwrap();
     let case = &vectors["cases"][1];
     let differs = |name: &str, ids: &Value, wrong_at: usize| {
@@ -263,7 +263,7 @@ fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
         json["entries"][1]["token_ids"][2] = json!(0)
     });
     assert_eq!(
-        refusal(&library, &folder),
+        refusal(&runtime, &folder),
         differs("token ids", &case["token_ids"], 2)
     );
     let folder = Folder::new();
@@ -271,14 +271,14 @@ fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
         json["entries"][1]["segment_ids"][1] = json!(0)
     });
     assert_eq!(
-        refusal(&library, &folder),
+        refusal(&runtime, &folder),
         differs("segment ids", &case["exact_match_v1"], 1)
     );
     let folder = Folder::new();
     folder.edit("golden.json", |json| {
         json["entries"][0]["score"] = json!(9.5)
     });
-    let error = CrossEncoder::open(&library, folder.path(), 1)
+    let error = CrossEncoder::open(&runtime, folder.path(), 1)
         .err()
         .unwrap();
     let LoadError::Golden(GoldenError::Score {
@@ -299,14 +299,14 @@ fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
     folder.edit("tokenizer.json", |json| {
         json["normalizer"]["lowercase"] = json!(false)
     });
-    let message = refusal(&library, &folder);
+    let message = refusal(&runtime, &folder);
     assert!(message.contains("the token ids are"), "{message}");
     // Plain segments for a model that was trained with marks.
     let folder = Folder::new();
     folder.edit("bundle.json", |json| {
         json["pair"]["segments"] = json!("plain")
     });
-    let message = refusal(&library, &folder);
+    let message = refusal(&runtime, &folder);
     assert!(
         message.contains("segment_ids: has a 2; pair.segments has ids below 2"),
         "{message}"
@@ -315,11 +315,11 @@ fn a_golden_pair_that_comes_out_otherwise_stops_it_with_what_differs() {
 
 #[test]
 fn a_graph_that_does_not_fit_its_description_is_refused_with_the_reason() {
-    let Some(library) = library() else { return };
+    let Some(runtime) = runtime() else { return };
     let refused = |graph: &str, expected: &[&str]| {
         let folder = Folder::new();
         folder.graph(graph);
-        let message = refusal(&library, &folder);
+        let message = refusal(&runtime, &folder);
         assert!(
             expected.iter().all(|part| message.contains(part)),
             "{message}"
@@ -344,7 +344,7 @@ fn a_graph_that_does_not_fit_its_description_is_refused_with_the_reason() {
     folder.edit("bundle.json", |json| {
         json["outputs"]["score"] = json!("logits")
     });
-    let message = refusal(&library, &folder);
+    let message = refusal(&runtime, &folder);
     assert!(
         message.contains("outputs.logits: is missing; the graph gives score"),
         "{message}"
@@ -418,13 +418,10 @@ fn a_bundle_of_another_task_is_refused_by_name() {
     let Some(installed) = installed_or_skip() else {
         return;
     };
-    let as_encoder = BundleEncoder::open(
-        &installed.ort_library,
-        folder.path(),
-        EncoderOptions::default(),
-    );
+    let runtime = OnnxRuntime::on_cpu(&installed.ort_library);
+    let as_encoder = BundleEncoder::open(&runtime, folder.path(), EncoderOptions::default());
     assert_eq!(as_encoder.err().unwrap().to_string(), refused);
-    let as_reranker = CrossEncoder::open(&installed.ort_library, &installed.encoder_bundle, 1);
+    let as_reranker = CrossEncoder::open(&runtime, &installed.encoder_bundle, 1);
     let refused = as_reranker.err().unwrap().to_string();
     assert!(
         refused.ends_with("bundle.json: task: is encode, must be rerank here"),

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use inference::pull::{Installed, PullOptions, pull};
 use inference::{
-    Bundle, BundleEncoder, CrossEncoder, EncodeError, EncodeJob, EncoderOptions, GoldenError,
-    LoadError, MakeOptions, Priority, Task, TextEncoder, make_bundle, split_passages,
+    Bundle, BundleEncoder, CrossEncoder, EncodeError, EncodeJob, EncoderOptions, ExecutionProvider,
+    GoldenError, LoadError, MakeOptions, OnnxRuntime, Priority, RuntimeError, Task, TextEncoder,
+    make_bundle, split_passages,
 };
 use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
@@ -26,7 +27,11 @@ const OPTIONS: EncoderOptions = EncoderOptions {
 };
 
 fn open(installed: &Installed) -> BundleEncoder {
-    BundleEncoder::open(&installed.ort_library, &installed.encoder_bundle, OPTIONS).unwrap()
+    BundleEncoder::open(&runtime(installed), &installed.encoder_bundle, OPTIONS).unwrap()
+}
+
+fn runtime(installed: &Installed) -> OnnxRuntime {
+    OnnxRuntime::on_cpu(&installed.ort_library)
 }
 
 fn job(texts: &[&str]) -> EncodeJob {
@@ -209,7 +214,7 @@ fn what_does_not_come_out_as_promised_is_not_served() {
         let bundle = folder.path().join(name);
         linked_copy(&installed.encoder_bundle, &bundle);
         edit(&bundle.join(file), change);
-        BundleEncoder::open(&installed.ort_library, &bundle, OPTIONS)
+        BundleEncoder::open(&runtime(&installed), &bundle, OPTIONS)
             .err()
             .unwrap()
     };
@@ -257,13 +262,38 @@ fn what_does_not_come_out_as_promised_is_not_served() {
     let error = refused("graph", "model.onnx", &|_| "no graph".into());
     assert!(matches!(&error, LoadError::Graph { .. }), "{error}");
     let error = BundleEncoder::open(
-        Path::new("/no/libonnxruntime.so"),
+        &OnnxRuntime::on_cpu("/no/libonnxruntime.so"),
         &installed.encoder_bundle,
         OPTIONS,
     )
     .err()
     .unwrap();
     assert!(error.to_string().contains("models pull"), "{error}");
+}
+
+#[test]
+fn a_runtime_without_cuda_says_so_for_every_kind_of_model() {
+    let Some(installed) = installed_or_skip() else {
+        return;
+    };
+    let on_cuda = OnnxRuntime {
+        provider: ExecutionProvider::Cuda,
+        ..runtime(&installed)
+    };
+    let encoder = BundleEncoder::open(&on_cuda, &installed.encoder_bundle, OPTIONS);
+    let reranker = CrossEncoder::open(&on_cuda, &installed.reranker_bundle, 1);
+    for error in [encoder.err().unwrap(), reranker.err().unwrap()] {
+        let LoadError::Runtime(RuntimeError::WithoutCuda(library)) = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*library, installed.ort_library);
+        assert!(
+            error.to_string().contains("models.execution_provider"),
+            "{error}"
+        );
+    }
+    // And the processor still computes.
+    open(&installed);
 }
 
 #[tokio::test]
@@ -293,7 +323,7 @@ async fn an_exported_model_becomes_a_bundle_by_its_own_files() {
     )
     .unwrap();
     let options = MakeOptions {
-        ort_library: installed.ort_library.clone(),
+        runtime: runtime(&installed),
         name: None,
     };
     let out = folder.path().join("made");
@@ -317,7 +347,7 @@ async fn an_exported_model_becomes_a_bundle_by_its_own_files() {
     );
     assert!(made.notes.is_empty(), "{:?}", made.notes);
 
-    let served = BundleEncoder::open(&installed.ort_library, &out, OPTIONS).unwrap();
+    let served = BundleEncoder::open(&runtime(&installed), &out, OPTIONS).unwrap();
     let query = EncodeJob {
         task: Task::Query,
         ..job(&["set a deadline"])
@@ -363,7 +393,7 @@ fn the_default_cross_encoder_reads_a_passage_to_its_end() {
         return;
     };
     let mut reader =
-        CrossEncoder::open(&installed.ort_library, &installed.reranker_bundle, 1).unwrap();
+        CrossEncoder::open(&runtime(&installed), &installed.reranker_bundle, 1).unwrap();
     assert_eq!(reader.info().name, "minilm-l3-rerank");
     let beside = "The river bends twice below the old mill, and the path follows it. ".repeat(12);
     let answer = "Each shard of an index is searched by a thread of its own.";

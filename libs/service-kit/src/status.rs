@@ -4,10 +4,34 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use search_core::{ErrorKind, FieldError};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// When to try again, by the gRPC specification (A6): milliseconds, negative for not at all.
+const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
+
+/// What a refusal for load says of trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// After this time.
+    After(Duration),
+    /// Not at all.
+    Never,
+}
+
+impl Pushback {
+    fn millis(self) -> i64 {
+        match self {
+            // At least one: to try again at once would add to the load.
+            Self::After(time) => i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1),
+            Self::Never => -1,
+        }
+    }
+}
 
 /// The one table.
 #[must_use]
@@ -38,6 +62,16 @@ pub fn status(kind: ErrorKind, message: &dyn Display, fields: Vec<FieldError>) -
         .collect();
     let details = ErrorDetails::with_bad_request(violations);
     Status::with_error_details(code_of(kind), message.to_string(), details)
+}
+
+/// The same status, which says when to try again, if there is something to say.
+#[must_use]
+pub fn with_pushback(mut status: Status, pushback: Option<Pushback>) -> Status {
+    if let Some(pushback) = pushback {
+        let millis = MetadataValue::from(pushback.millis());
+        status.metadata_mut().insert(PUSHBACK_METADATA, millis);
+    }
+    status
 }
 
 /// INVALID_ARGUMENT for one field.
@@ -143,6 +177,20 @@ mod tests {
         let received = Status::from_header_map(&headers).unwrap();
         assert_eq!(fields_of(&received), fields);
         assert_eq!(kind_of(&received), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn a_pushback_is_at_least_a_millisecond_or_negative() {
+        let said = |pushback| {
+            let status = with_pushback(Status::resource_exhausted("full"), pushback);
+            let value = status.metadata().get("grpc-retry-pushback-ms").cloned();
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        let after = |micros| said(Some(Pushback::After(Duration::from_micros(micros))));
+        assert_eq!(after(0).as_deref(), Some("1"));
+        assert_eq!(after(2500).as_deref(), Some("2"));
+        assert_eq!(said(Some(Pushback::Never)).as_deref(), Some("-1"));
+        assert_eq!(said(None), None);
     }
 
     #[test]

@@ -13,8 +13,10 @@ pub mod corpus;
 pub mod fakes;
 mod hash_encoder;
 mod hosting;
+mod judge;
 mod mesh;
 
 pub use hash_encoder::HashEncoder;
 pub use hosting::Hosted;
+pub use judge::Judge;
 pub use mesh::{COLLECTION, IndexOutcome, Mesh, MeshOptions, end_of_lines, filter, request};

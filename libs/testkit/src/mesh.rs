@@ -1,5 +1,5 @@
-//! A whole mesh inside this process: encoder, retrievers, scorers, orchestrator and indexer, each behind its real server and layers,
-//! over pipes and a store in a temporary folder.
+//! A whole mesh inside this process: encoder, retrievers, scorers, cross-encoder, orchestrator and indexer, each behind its real
+//! server and layers, over pipes and a store in a temporary folder.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, ServerBuilder, ServerLimits};
 use tempfile::TempDir;
 use tonic::Status;
 
-use crate::HashEncoder;
 use crate::corpus::Document;
 use crate::hosting::Hosted;
+use crate::{HashEncoder, Judge};
 
 /// The collection that a mesh starts with.
 pub const COLLECTION: &str = "test";
@@ -46,6 +46,8 @@ pub struct MeshOptions {
     pub encoder: Arc<dyn TextEncoder>,
     /// What makes the vectors for rescoring.
     pub rescorer: Option<Arc<dyn TextEncoder>>,
+    /// What reads the head of a ranking; none: nobody.
+    pub judge: Option<Judge>,
     /// Settings of the orchestrator.
     pub orchestrator: orchestrator::RawConfig,
     /// Settings of the indexer.
@@ -61,6 +63,7 @@ impl Default for MeshOptions {
             stages: Vec::new(),
             encoder: Arc::new(HashEncoder::new(64)),
             rescorer: None,
+            judge: None,
             orchestrator: orchestrator::RawConfig::default(),
             indexer: indexer::RawConfig {
                 prefix_dimensions: 32,
@@ -82,6 +85,8 @@ pub struct Mesh {
     pub colbert: Vec<Hosted>,
     /// The encoder.
     pub encoder: Hosted,
+    /// The cross-encoder, where there is a judge.
+    pub cross_encoder: Option<Hosted>,
     /// The indexer.
     pub indexer: Hosted,
     /// The orchestrator.
@@ -160,6 +165,11 @@ impl Mesh {
             encoders.rescorer.clone(),
         );
         let encoder = host("encoder", |server| encoder_app.add_to(server))?;
+        let cross_encoder = options.judge.as_ref().map(|judge| {
+            let app = judge.start();
+            host("cross-encoder", |server| app.add_to(server))
+        });
+        let cross_encoder = cross_encoder.transpose()?;
         let (sparse_apps, sparse) = replicas(
             &options,
             "sparse",
@@ -182,7 +192,7 @@ impl Mesh {
             encoder: vec![encoder.channel()],
             sparse: sparse.iter().map(Hosted::channel).collect(),
             dense: dense.iter().map(Hosted::channel).collect(),
-            cross_encoder: Vec::new(),
+            cross_encoder: cross_encoder.iter().map(Hosted::channel).collect(),
             colbert: colbert.iter().map(Hosted::channel).collect(),
         };
         let orchestrator_config = validated(|problems| {
@@ -202,6 +212,7 @@ impl Mesh {
             dense,
             colbert,
             encoder,
+            cross_encoder,
             sparse_apps,
             dense_apps,
             colbert_apps,

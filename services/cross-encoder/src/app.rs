@@ -34,6 +34,8 @@ pub struct App {
 pub(crate) struct Request {
     pub(crate) query: String,
     pub(crate) passages: Vec<String>,
+    /// In which a passage is read that is too long for the model, at most. At least 1.
+    pub(crate) max_windows: usize,
     pub(crate) deadline: Option<Deadline>,
 }
 
@@ -83,6 +85,7 @@ impl App {
         let Request {
             query,
             passages,
+            max_windows,
             deadline,
         } = request;
         let (caller, batches) = Caller::new(passages.len(), Instant::now());
@@ -96,6 +99,7 @@ impl App {
             call,
             query,
             passages,
+            max_windows,
         };
         tokio::task::spawn_blocking(move || reading.run());
         Ok(Scores {
@@ -116,6 +120,7 @@ struct Reading {
     call: CallId,
     query: String,
     passages: Vec<String>,
+    max_windows: usize,
 }
 
 /// The reader's code panicked.
@@ -137,9 +142,10 @@ impl Reading {
         let (mut start, mut count) = (0, FIRST_READ);
         while start < self.passages.len() {
             let end = self.passages.len().min(start + count);
-            let pairs = self.reader.read(&self.query, &self.passages[start..end]);
-            let pairs = pairs.map_err(|error| moved(error, start))?;
-            if !self.shared.push(self.call, (start..end).zip(pairs)) {
+            let (query, passages) = (&self.query, &self.passages[start..end]);
+            let read = self.reader.read(query, passages, self.max_windows);
+            let read = read.map_err(|error| moved(error, start))?;
+            if !self.shared.push(self.call, (start..end).zip(read)) {
                 return Ok(());
             }
             (start, count) = (end, NEXT_READ);

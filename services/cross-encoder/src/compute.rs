@@ -5,12 +5,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use inference::{Pair, ScoreError, ScorePairs};
 
-use crate::queue::Taken;
-use crate::workers::{Shared, Work};
+use crate::queue::{BATCH_TOKENS, BatchSize, Taken};
+use crate::workers::{Shared, Work, calls_of};
 
 /// The model's code panicked.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,10 @@ impl Worker {
         let busy_time = started.elapsed();
         // Before anyone is answered: who sees the failure finds it in the health.
         match &result {
-            Ok(_) => self.set_fails(false),
+            Ok(logits) => {
+                self.set_fails(false);
+                note(batch, logits.model_time, busy_time);
+            }
             Err(error) => {
                 tracing::error!(%error, cause = cause_of(error), "a batch failed");
                 self.check();
@@ -73,6 +76,25 @@ impl Worker {
             self.shared.set_failing(fails);
         }
     }
+}
+
+/// What the batcher is worth can be read from these: padding as a share of all tokens, tokens as a share of the limit, time inside the
+/// runtime as a share of all time.
+fn note(batch: &[Taken], model_time: Duration, busy_time: Duration) {
+    let BatchSize {
+        tokens,
+        padding_tokens,
+    } = BatchSize::of(batch);
+    tracing::debug!(
+        pairs = batch.len(),
+        calls = calls_of(batch).len(),
+        tokens,
+        padding_tokens,
+        limit_tokens = BATCH_TOKENS,
+        model_us = search_core::micros(model_time),
+        busy_us = search_core::micros(busy_time),
+        "a batch is computed"
+    );
 }
 
 fn caught<T>(run: impl FnOnce() -> Result<T, ScoreError>) -> Result<T, ScoreError> {

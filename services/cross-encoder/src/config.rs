@@ -17,7 +17,7 @@ const MAX_QUEUE_PASSAGES: usize = 1_000_000;
 pub struct RawConfig {
     /// Threads that compute, each with a session of its own; 0: one for each core.
     pub compute_threads: usize,
-    /// Passages that may wait or be computed; a call that does not fit is refused.
+    /// Passages that may wait or be computed, of a long one each window; a call that does not fit is refused.
     pub queue_passages: usize,
 }
 

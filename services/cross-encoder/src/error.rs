@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use inference::{CrossEncoderInfo, ScoreError};
 use search_core::{ErrorKind, FieldError};
+use service_kit::status::Pushback;
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -26,9 +27,9 @@ pub enum Error {
         "the queue is full: {queued_passages} passages wait, {call_passages} more do not fit into {limit_passages}"
     )]
     QueueFull {
-        /// Passages that wait or are being computed.
+        /// Passages that wait or are being computed, of long ones each window.
         queued_passages: usize,
-        /// Passages of the refused call.
+        /// Those of the refused call, as far as they were counted.
         call_passages: usize,
         /// The queue's bound.
         limit_passages: usize,
@@ -86,14 +87,12 @@ impl Error {
         }
     }
 
-    /// What a refusal for load says of trying again, in milliseconds as gRPC has it: negative, not at all.
+    /// What a refusal for load says of trying again.
     #[must_use]
-    pub fn pushback_ms(&self) -> Option<i64> {
+    pub fn pushback(&self) -> Option<Pushback> {
         let Self::QueueFull { retry_after, .. } = self else {
             return None;
         };
-        // At least one: to try again at once would add to the load.
-        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX).max(1);
-        Some(retry_after.map_or(-1, millis))
+        Some(retry_after.map_or(Pushback::Never, Pushback::After))
     }
 }

@@ -8,16 +8,13 @@ use search_core::FieldError;
 use search_proto::convert;
 use search_proto::rerank::reranker_service_server::{RerankerService, RerankerServiceServer};
 use search_proto::rerank::{DescribeRequest, DescribeResponse, RerankRequest, RerankResponse};
+use service_kit::status::with_pushback;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::app::{self, App};
 use crate::error::Error;
 use crate::scores::{ScoredBatch, ScoredPassage, Scores};
-
-/// When to try again, by the gRPC specification.
-const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
 
 impl App {
     /// Adds the service to a server.
@@ -35,9 +32,12 @@ impl App {
         if !expected.is_empty() && *expected != served.fingerprint {
             return Err(Error::other_bundle(expected, served));
         }
-        convert::check_rerank_texts(&request)?;
+        convert::check_rerank_request(&request)?;
         let RerankRequest {
-            query, passages, ..
+            query,
+            passages,
+            max_windows,
+            ..
         } = request;
         let span = tracing::info_span!(
             "score passages",
@@ -52,6 +52,7 @@ impl App {
             app::Request {
                 query,
                 passages,
+                max_windows: max_windows.max(1) as usize,
                 deadline,
             },
             span,
@@ -59,7 +60,7 @@ impl App {
     }
 
     async fn answer_all(&self, request: Request<RerankRequest>) -> Result<RerankResponse, Error> {
-        let max_results = request.get_ref().max_results as usize;
+        let max_results = request.get_ref().max_results;
         let mut scores = self.begin(request)?;
         let mut passages: Vec<(u32, ScoredPassage)> = Vec::new();
         while let Some(batch) = scores.next().await {
@@ -74,7 +75,9 @@ impl App {
             .iter()
             .filter(|(_, passage)| passage.is_truncated)
             .count();
-        keep_best(&mut passages, max_results);
+        convert::keep_best(&mut passages, max_results, |(_, passage)| {
+            (passage.logit, passage.index)
+        });
         let progress = scores.progress;
         Ok(RerankResponse {
             unscored: progress.unscored as u32,
@@ -147,12 +150,8 @@ impl RerankerService for App {
 }
 
 fn status(error: &Error) -> Status {
-    let mut status = service_kit::status::status(error.kind(), error, error.fields());
-    if let Some(millis) = error.pushback_ms() {
-        let metadata = status.metadata_mut();
-        metadata.insert(PUSHBACK_METADATA, MetadataValue::from(millis));
-    }
-    status
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.pushback())
 }
 
 fn batch_to_wire(batch: &ScoredBatch, fingerprint: &str) -> RerankResponse {
@@ -162,17 +161,6 @@ fn batch_to_wire(batch: &ScoredBatch, fingerprint: &str) -> RerankResponse {
         unscored: batch.unscored as u32,
         timing: Some(convert::timing_to_wire(batch.queue, batch.compute)),
         ..packed(&passages, fingerprint)
-    }
-}
-
-/// The highest first, equal ones in the caller's order; 0 keeps all.
-fn keep_best(passages: &mut Vec<(u32, ScoredPassage)>, max_results: usize) {
-    passages.sort_by(|(_, left), (_, right)| {
-        let by_logit = right.logit.total_cmp(&left.logit);
-        by_logit.then(left.index.cmp(&right.index))
-    });
-    if max_results > 0 {
-        passages.truncate(max_results);
     }
 }
 

@@ -3,7 +3,8 @@
 //! **Which call's turn it is.** Calls get compute time in rounds: a call moves on by a round for each [`ROUND_TOKENS`] that it was
 //! given, and the calls of the earliest round come first, among them the earliest deadline. A call that comes joins the round that is
 //! being served. So of many calls none waits for more than a batch of each other one, however many passages they have
-//! (start-time fair queueing, Goyal, Vin and Cheng 1996, with deadlines inside a round).
+//! (start-time fair queueing, Goyal, Vin and Cheng 1996, with deadlines inside a round). A window over a long passage is a pair like any
+//! other, so a call pays for its long passages.
 //!
 //! **What is in a batch.** The first waiting pair of the call whose turn it is, for it is the one that the caller wants most; then, while
 //! there is room, whatever is nearest to it in length among the next [`LOOK_AHEAD`] pairs of each call. A pair that would cost more
@@ -33,7 +34,7 @@ pub(crate) type Batch = Vec<Taken>;
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) call: CallId,
-    /// Its place among the passages of the call.
+    /// Of its passage among those of the call.
     pub(crate) index: usize,
     pub(crate) pair: Pair,
 }
@@ -50,7 +51,7 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct Waiting {
-    /// In the caller's order, with their places.
+    /// In the caller's order, with the places of their passages.
     pairs: VecDeque<(usize, Pair)>,
     deadline: Option<Instant>,
     /// Tokens that it was given, counted from those of the round in which it came.
@@ -63,6 +64,25 @@ struct Place {
     call: CallId,
     position: usize,
     tokens: usize,
+}
+
+/// What a batch costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchSize {
+    pub(crate) tokens: usize,
+    /// That bring the shorter pairs to the length of the longest: they are computed like any other.
+    pub(crate) padding_tokens: usize,
+}
+
+impl BatchSize {
+    pub(crate) fn of(batch: &[Taken]) -> Self {
+        let lengths = || batch.iter().map(|taken| taken.pair.tokens());
+        let tokens = lengths().sum();
+        Self {
+            tokens,
+            padding_tokens: lengths().max().unwrap_or(0) * batch.len() - tokens,
+        }
+    }
 }
 
 impl Queue {
@@ -121,8 +141,10 @@ impl Queue {
             return Batch::new();
         };
         self.round = round;
-        // What is left is shared by all threads: none is idle while another one has two batches.
-        let room = BATCH_TOKENS.min(self.tokens.div_ceil(threads));
+        // What is left is shared by all threads: none is idle while another one has two batches. A share has room for the padding that
+        // is cheaper than a run of its own.
+        let share = self.tokens.div_ceil(threads) + WORTHWHILE_PADDING_TOKENS;
+        let room = BATCH_TOKENS.min(share);
         let mut longest = first.tokens;
         let mut batch = Batch::from_iter(self.remove(first));
         while let Some((next, padding)) = self.nearest(first, longest, batch.len()) {

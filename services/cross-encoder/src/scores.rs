@@ -1,5 +1,6 @@
 //! What comes back to a caller: batches of scored passages, until all are scored, the time is over, or something fails.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,35 +17,76 @@ pub(crate) struct ScoredPassage {
     pub(crate) index: usize,
     /// Finite.
     pub(crate) logit: f32,
-    /// Tokens that were read of query and passage.
+    /// Tokens that were read of query and passage, in all windows.
     pub(crate) tokens: usize,
     /// Only the beginning of query or passage was read.
     pub(crate) is_truncated: bool,
 }
 
-/// What was scored for a call in one batch.
+/// What the model said of a passage, or of a window over it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ScoredWindow {
+    /// The passage's place among those of the call.
+    pub(crate) passage: usize,
+    /// Finite.
+    pub(crate) logit: f32,
+    /// Tokens that were read.
+    pub(crate) tokens: usize,
+    /// The end of the query is in no window, or the end of the passage.
+    pub(crate) is_truncated: bool,
+}
+
+/// The passages of a call whose scores one batch has brought, or completed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ScoredBatch {
-    /// In the order of the call.
+    /// In the order of the call; at least one.
     pub(crate) passages: Vec<ScoredPassage>,
-    /// Counted from 0 within the call.
+    /// Counted from 0 within the call; a batch that completes no passage is counted, and brings nothing.
     pub(crate) number: u32,
     /// Passages of the call that have no score yet.
     pub(crate) unscored: usize,
-    /// Since the batch before it: time in which nothing was computed for the call.
+    /// Since the batch that was brought before: time in which nothing was computed for the call.
     pub(crate) queue: Duration,
-    /// Since the batch before it: time in which something was.
+    /// Likewise: time in which something was.
     pub(crate) compute: Duration,
 }
 
 /// A call as the compute threads see it.
 pub(crate) struct Caller {
     batches: UnboundedSender<Result<ScoredBatch, Error>>,
-    passages: usize,
-    taken: usize,
-    scored: usize,
+    /// Those whose scores have been brought are gone.
+    unscored: BTreeMap<usize, Reading>,
+    /// Of all passages, as far as they are known: one of a passage that is not read yet.
+    windows: usize,
+    taken_windows: usize,
+    scored_windows: usize,
     next_number: u32,
     clock: Clock,
+}
+
+/// How far a passage is read.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    unscored_windows: usize,
+    best_logit: f32,
+    tokens: usize,
+}
+
+impl Reading {
+    /// Of a passage of so many windows.
+    fn of(windows: usize) -> Self {
+        Self {
+            unscored_windows: windows,
+            best_logit: f32::NEG_INFINITY,
+            tokens: 0,
+        }
+    }
+
+    fn add(&mut self, window: ScoredWindow) {
+        self.unscored_windows -= 1;
+        self.best_logit = self.best_logit.max(window.logit);
+        self.tokens += window.tokens;
+    }
 }
 
 /// Parts time into waiting and computing.
@@ -62,9 +104,10 @@ impl Caller {
         let (sender, receiver) = unbounded_channel();
         let caller = Self {
             batches: sender,
-            passages,
-            taken: 0,
-            scored: 0,
+            unscored: (0..passages).map(|index| (index, Reading::of(1))).collect(),
+            windows: passages,
+            taken_windows: 0,
+            scored_windows: 0,
             next_number: 0,
             clock: Clock {
                 since: arrived,
@@ -76,42 +119,80 @@ impl Caller {
         (caller, receiver)
     }
 
-    pub(crate) fn passages(&self) -> usize {
-        self.passages
+    /// Windows of all passages, as far as they are known.
+    pub(crate) fn windows(&self) -> usize {
+        self.windows
     }
 
+    /// Those that have no score yet.
+    pub(crate) fn unscored_windows(&self) -> usize {
+        self.windows - self.scored_windows
+    }
+
+    /// Those that no thread has taken.
+    pub(crate) fn uncomputed_windows(&self) -> usize {
+        self.windows - self.taken_windows
+    }
+
+    /// Passages that have no score yet.
     pub(crate) fn unscored(&self) -> usize {
-        self.passages - self.scored
+        self.unscored.len()
     }
 
-    /// Passages that no thread has taken.
-    pub(crate) fn uncomputed(&self) -> usize {
-        self.passages - self.taken
+    /// A passage turns out to have so many windows, at least one.
+    pub(crate) fn read(&mut self, passage: usize, windows: usize) {
+        self.unscored.insert(passage, Reading::of(windows));
+        self.windows += windows - 1;
     }
 
-    /// A thread has taken so many of its passages.
-    pub(crate) fn begin(&mut self, passages: usize) {
-        self.taken += passages;
+    /// A thread has taken so many windows.
+    pub(crate) fn begin(&mut self, windows: usize) {
+        self.taken_windows += windows;
         self.clock.read();
         self.clock.batches_in_flight += 1;
     }
 
     /// They are scored.
-    pub(crate) fn complete(&mut self, mut passages: Vec<ScoredPassage>) {
+    pub(crate) fn complete(&mut self, windows: &[ScoredWindow]) {
+        self.scored_windows += windows.len();
+        let completed = windows.iter().filter_map(|window| self.add(*window));
+        let mut passages: Vec<ScoredPassage> = completed.collect();
         passages.sort_by_key(|passage| passage.index);
-        self.scored += passages.len();
         self.clock.read();
         self.clock.batches_in_flight -= 1;
+        let number = self.next_number;
+        self.next_number += 1;
+        if passages.is_empty() {
+            return;
+        }
         let batch = ScoredBatch {
             passages,
-            number: self.next_number,
+            number,
             unscored: self.unscored(),
             queue: std::mem::take(&mut self.clock.queue),
             compute: std::mem::take(&mut self.clock.compute),
         };
-        self.next_number += 1;
         // An error says that the caller has gone: it leaves the queue on its own.
         let _ = self.batches.send(Ok(batch));
+    }
+
+    /// The passage, where this is its last window.
+    fn add(&mut self, window: ScoredWindow) -> Option<ScoredPassage> {
+        let reading = self.unscored.get_mut(&window.passage)?;
+        reading.add(window);
+        if reading.unscored_windows > 0 {
+            return None;
+        }
+        let &mut Reading {
+            best_logit, tokens, ..
+        } = reading;
+        self.unscored.remove(&window.passage);
+        Some(ScoredPassage {
+            index: window.passage,
+            logit: best_logit,
+            tokens,
+            is_truncated: window.is_truncated,
+        })
     }
 
     /// Ends the call.
@@ -152,6 +233,7 @@ pub(crate) struct Scores {
 /// What a caller has got so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {
+    /// Those that brought nothing counted in.
     pub(crate) batches: u32,
     pub(crate) tokens: usize,
     pub(crate) unscored: usize,
@@ -175,7 +257,7 @@ impl Progress {
     }
 
     fn add(&mut self, batch: &ScoredBatch) {
-        self.batches += 1;
+        self.batches = batch.number + 1;
         self.tokens += batch
             .passages
             .iter()

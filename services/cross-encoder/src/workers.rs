@@ -11,15 +11,15 @@ use service_kit::Readiness;
 
 use crate::compute::Worker;
 use crate::error::Error;
-use crate::queue::{Batch, CallId, Queue, Taken};
-use crate::scores::{Caller, ScoredPassage};
+use crate::queue::{Batch, BatchSize, CallId, Queue, Taken};
+use crate::scores::{Caller, ScoredWindow};
 
 /// How often a model that fails is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// When a refused call may try again, before anything has been measured.
 const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// What the compute threads have done since they started.
+/// What the compute threads have done since they started. A passage that is read in windows counts as so many passages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Passages that wait to be read or computed, or are being computed.
@@ -138,12 +138,8 @@ impl Shared {
         if state.stopped {
             return Err(Error::Stopped);
         }
-        let passages = caller.passages();
-        if passages
-            > self
-                .limit_passages
-                .saturating_sub(state.stats.queued_passages)
-        {
+        let passages = caller.windows();
+        if passages > self.room(&state.stats) {
             state.stats.refused_calls += 1;
             return Err(self.refusal(&state.stats, passages));
         }
@@ -173,15 +169,55 @@ impl Shared {
         Duration::from_secs_f64(one * passages as f64 / self.threads as f64)
     }
 
-    /// Adds a call's next pairs. False: the call has left.
+    /// Adds a call's next passages, each as the windows that it is read in. False: the call has left, or does not fit.
     pub(crate) fn push(
         &self,
         call: CallId,
-        pairs: impl IntoIterator<Item = (usize, Pair)>,
+        passages: impl IntoIterator<Item = (usize, Vec<Pair>)>,
     ) -> bool {
-        let is_there = self.lock().queue.push(call, pairs);
+        let mut state = self.lock();
+        let mut passages = passages.into_iter();
+        let is_there =
+            passages.all(|(index, windows)| self.push_passage(&mut state, call, index, windows));
+        drop(state);
         self.work_arrived.notify_all();
         is_there
+    }
+
+    fn push_passage(
+        &self,
+        state: &mut State,
+        call: CallId,
+        index: usize,
+        windows: Vec<Pair>,
+    ) -> bool {
+        let Some(caller) = state.callers.get_mut(&call) else {
+            return false;
+        };
+        // The passage has its place, as one; how many windows it has nobody knew.
+        let more = windows.len().saturating_sub(1);
+        if more > self.room(&state.stats) {
+            self.refuse(state, call, more);
+            return false;
+        }
+        caller.read(index, windows.len());
+        state.stats.queued_passages += more;
+        let windows = windows.into_iter().map(|pair| (index, pair));
+        state.queue.push(call, windows)
+    }
+
+    fn room(&self, stats: &Stats) -> usize {
+        self.limit_passages.saturating_sub(stats.queued_passages)
+    }
+
+    /// Ends a call that needs so many more places than there are.
+    fn refuse(&self, state: &mut State, call: CallId, more: usize) {
+        let Some(caller) = state.remove(call) else {
+            return;
+        };
+        state.stats.refused_calls += 1;
+        let refusal = self.refusal(&state.stats, caller.windows() + more);
+        caller.fail(refusal);
     }
 
     /// Ends a call with an error.
@@ -282,13 +318,12 @@ impl State {
         result: &Result<PairLogits, ScoreError>,
         busy_time: Duration,
     ) {
-        let lengths = || batch.iter().map(|taken| taken.pair.tokens());
-        let (tokens, longest) = (lengths().sum::<usize>(), lengths().max().unwrap_or(0));
+        let size = BatchSize::of(batch);
         let stats = &mut self.stats;
         stats.batches += 1;
         stats.passages += batch.len() as u64;
-        stats.tokens += tokens as u64;
-        stats.padding_tokens += (longest * batch.len() - tokens) as u64;
+        stats.tokens += size.tokens as u64;
+        stats.padding_tokens += size.padding_tokens as u64;
         stats.busy_time += busy_time;
         stats.model_time += result
             .as_ref()
@@ -303,9 +338,9 @@ impl State {
         let scored =
             part_of(call, batch).map(|position| scored(&batch[position], logits[position]));
         match scored.collect::<Result<Vec<_>, _>>() {
-            Ok(passages) => {
-                self.stats.queued_passages -= passages.len();
-                caller.complete(passages);
+            Ok(windows) => {
+                self.stats.queued_passages -= windows.len();
+                caller.complete(&windows);
                 if caller.unscored() == 0 {
                     self.remove(call);
                 }
@@ -324,7 +359,7 @@ impl State {
     fn remove(&mut self, call: CallId) -> Option<Caller> {
         self.queue.leave(call);
         let caller = self.callers.remove(&call)?;
-        self.stats.queued_passages -= caller.unscored();
+        self.stats.queued_passages -= caller.unscored_windows();
         Some(caller)
     }
 
@@ -332,7 +367,7 @@ impl State {
         let Some(caller) = self.remove(call) else {
             return;
         };
-        let uncomputed = caller.uncomputed() as u64;
+        let uncomputed = caller.uncomputed_windows() as u64;
         match why {
             Leaving::Expired => self.stats.expired_passages += uncomputed,
             Leaving::Abandoned => self.stats.abandoned_passages += uncomputed,
@@ -350,7 +385,7 @@ impl State {
 }
 
 /// The calls that have pairs in a batch, each once.
-fn calls_of(batch: &[Taken]) -> Vec<CallId> {
+pub(crate) fn calls_of(batch: &[Taken]) -> Vec<CallId> {
     let mut calls: Vec<CallId> = batch.iter().map(|taken| taken.call).collect();
     calls.sort_unstable();
     calls.dedup();
@@ -365,7 +400,7 @@ fn part_of(call: CallId, batch: &[Taken]) -> impl Iterator<Item = usize> {
         .map(|(position, _)| position)
 }
 
-fn scored(taken: &Taken, logit: f32) -> Result<ScoredPassage, ScoreError> {
+fn scored(taken: &Taken, logit: f32) -> Result<ScoredWindow, ScoreError> {
     let &Taken {
         index, ref pair, ..
     } = taken;
@@ -375,8 +410,8 @@ fn scored(taken: &Taken, logit: f32) -> Result<ScoredPassage, ScoreError> {
             score: logit,
         });
     }
-    Ok(ScoredPassage {
-        index,
+    Ok(ScoredWindow {
+        passage: index,
         logit,
         tokens: pair.tokens(),
         is_truncated: pair.is_truncated(),

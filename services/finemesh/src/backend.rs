@@ -7,7 +7,8 @@ use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
 
 use crate::cli::GlobalArgs;
 use crate::config::Config;
-use crate::mesh::{self, Models};
+use crate::mesh;
+use crate::needs::Needs;
 
 /// Clients of the public services.
 pub(crate) struct Backend {
@@ -18,10 +19,10 @@ pub(crate) struct Backend {
 
 impl Backend {
     /// Connects to `--address`, or starts all services in this process.
-    pub(crate) async fn open(global: &GlobalArgs, config: &Config, models: Models) -> Result<Self> {
+    pub(crate) async fn open(global: &GlobalArgs, config: &Config, needs: Needs) -> Result<Self> {
         let channel = match &global.address {
             Some(address) => MeshChannel::tcp(address).context("--address")?,
-            None => embedded(config, models).await?,
+            None => embedded(config, needs).await?,
         };
         Ok(Self {
             search: SearchServiceClient::new(channel.clone())
@@ -41,8 +42,8 @@ impl Backend {
     }
 }
 
-async fn embedded(config: &Config, models: Models) -> Result<MeshChannel> {
-    let server = mesh::all(config, models).await?;
+async fn embedded(config: &Config, needs: Needs) -> Result<MeshChannel> {
+    let server = mesh::all(config, needs).await?;
     // It ends with the process: a command that has its answer has no calls in flight.
     Ok(mesh::pipe("embedded", &server))
 }

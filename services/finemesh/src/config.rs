@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use inference::ExecutionProvider;
 use segment::store::Store;
 use serde::{Deserialize, Serialize};
 use service_kit::client::check_address;
 use service_kit::config::{ConfigError, Problems};
 use service_kit::{ServerLimits, TelemetryConfig};
+
+use crate::needs::PipelineNeeds;
 
 /// More calls than any process can have in flight.
 const MAX_CALLS: usize = 1_000_000;
@@ -63,6 +66,8 @@ struct RawModels {
     python: PathBuf,
     /// An own libonnxruntime. Empty: the pulled one.
     onnxruntime_library: PathBuf,
+    /// What it computes on.
+    execution_provider: ExecutionProvider,
     /// An own encoder bundle. Empty: the pulled one.
     encoder_bundle: PathBuf,
     /// A second encoder bundle, whose vectors rescore. Empty: none.
@@ -97,6 +102,7 @@ impl Default for RawModels {
             cache_folder: PathBuf::new(),
             python: PathBuf::from("python3"),
             onnxruntime_library: PathBuf::new(),
+            execution_provider: ExecutionProvider::Cpu,
             encoder_bundle: PathBuf::new(),
             rescorer_bundle: PathBuf::new(),
             reranker_bundle: PathBuf::new(),
@@ -119,6 +125,8 @@ pub(crate) struct Config {
     pub(crate) cross_encoder: cross_encoder::Config,
     pub(crate) llm_reranker: llm_reranker::Config,
     pub(crate) orchestrator: orchestrator::Config,
+    /// Of the orchestrator's pipelines.
+    pub(crate) needs: PipelineNeeds,
     pub(crate) indexer: indexer::Config,
 }
 
@@ -139,6 +147,7 @@ pub(crate) struct ModelsConfig {
     pub(crate) cache_folder: PathBuf,
     pub(crate) python: PathBuf,
     pub(crate) onnxruntime_library: Option<PathBuf>,
+    pub(crate) execution_provider: ExecutionProvider,
     pub(crate) encoder_bundle: Option<PathBuf>,
     pub(crate) rescorer_bundle: Option<PathBuf>,
     pub(crate) reranker_bundle: Option<PathBuf>,
@@ -180,6 +189,7 @@ impl RawConfig {
         self.telemetry.check("telemetry", problems);
         let server = self.server.validate(problems);
         Some(Config {
+            needs: PipelineNeeds::of(&self.orchestrator),
             storage: self.storage.validate(problems),
             models: self.models.validate(problems),
             peers: self.peers.validate(problems),
@@ -245,6 +255,7 @@ impl RawModels {
         };
         ModelsConfig {
             onnxruntime_library: existing("models.onnxruntime_library", self.onnxruntime_library),
+            execution_provider: self.execution_provider,
             encoder_bundle: existing("models.encoder_bundle", self.encoder_bundle),
             rescorer_bundle: existing("models.rescorer_bundle", self.rescorer_bundle),
             reranker_bundle: existing("models.reranker_bundle", self.reranker_bundle),

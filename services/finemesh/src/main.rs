@@ -11,6 +11,7 @@ mod error;
 mod json;
 mod mesh;
 mod models;
+mod needs;
 mod output;
 mod progress;
 mod render;
@@ -28,7 +29,7 @@ use service_kit::{Telemetry, TelemetryConfig};
 use crate::backend::Backend;
 use crate::cli::{Cli, Command, CorpusCommand, GlobalArgs, Target};
 use crate::config::Config;
-use crate::mesh::Models;
+use crate::needs::Needs;
 use crate::output::say;
 
 #[global_allocator]
@@ -77,25 +78,27 @@ async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Res
         Command::Serve(args) => commands::serve::serve(config, args.target).await,
         Command::Models(command) => commands::models::run(&config.models, command),
         Command::Demo(args) => {
-            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            let needs = Needs::INDEXING.and(config.needs.together([""]));
+            let mut backend = Backend::open(global, config, needs).await?;
             commands::demo::demo(&mut backend, args).await
         }
         Command::Index(args) => {
-            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            let mut backend = Backend::open(global, config, Needs::INDEXING).await?;
             commands::index::index(&mut backend, args).await
         }
         Command::Delete(args) => {
-            let mut backend = Backend::open(global, config, Models::Loaded).await?;
+            let mut backend = Backend::open(global, config, Needs::INDEXING).await?;
             commands::index::delete(&mut backend, args).await
         }
         Command::Search(args) => {
-            let mut backend =
-                Backend::open(global, config, Models::for_pipelines([&args.pipeline])).await?;
+            let needs = config.needs.together([args.pipeline.as_str()]);
+            let mut backend = Backend::open(global, config, needs).await?;
             commands::search::search(&mut backend, args).await
         }
         Command::Eval(args) => {
-            let mut backend =
-                Backend::open(global, config, Models::for_pipelines(&args.pipelines)).await?;
+            let pipelines = commands::eval::pipelines(&args);
+            let needs = config.needs.together(pipelines.iter().map(String::as_str));
+            let mut backend = Backend::open(global, config, needs).await?;
             commands::eval::eval(&mut backend, args).await
         }
         Command::CheckConfig { .. } | Command::Corpus(_) => {

@@ -12,34 +12,14 @@ use service_kit::{MeshChannel, Problems, Server, ServerBuilder, in_process};
 
 use crate::cli::Target;
 use crate::config::{Config, PeersConfig, StorageConfig};
-use crate::models;
-
-/// Whether an embedded mesh loads its models. Sparse search needs none, and is at hand sooner without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Models {
-    Loaded,
-    LeftOut,
-}
-
-impl Models {
-    /// What these pipelines need; none named means the default ones.
-    pub(crate) fn for_pipelines<'a>(pipelines: impl IntoIterator<Item = &'a String>) -> Self {
-        let mut pipelines = pipelines.into_iter().peekable();
-        let only_sparse =
-            pipelines.peek().is_some() && pipelines.all(|pipeline| pipeline == "sparse");
-        if only_sparse {
-            Self::LeftOut
-        } else {
-            Self::Loaded
-        }
-    }
-}
+use crate::models::{self, Loaded};
+use crate::needs::Needs;
 
 /// What `target` names, ready to listen.
 pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
     let mut builder = ServerBuilder::new(config.server.limits);
     match target {
-        Target::All => return all(config, Models::Loaded).await,
+        Target::All => return all(config, Needs::ALL).await,
         Target::Encoder => {
             let Encoders { first, rescorer } = models::encoders(&config.models).await?;
             encoder::App::start(config.encoder.clone(), first, rescorer).add_to(&mut builder);
@@ -61,7 +41,8 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
                 .add_to(&mut builder);
         }
         Target::CrossEncoder => {
-            let cross_encoder = cross_encoder(config).await?;
+            let threads = config.cross_encoder.compute_threads();
+            let cross_encoder = models::cross_encoder(&config.models, threads).await?;
             let mut problems = Problems::default();
             problems.require(
                 cross_encoder.is_some(),
@@ -69,8 +50,8 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
                 || "a cross-encoder needs one: the folder of a bundle of the task `rerank`",
             );
             problems.into_result(())?;
-            if let Some(cross_encoder) = cross_encoder {
-                cross_encoder.add_to(&mut builder);
+            if let Some(opened) = cross_encoder {
+                cross_encoder::App::start(&config.cross_encoder, opened).add_to(&mut builder);
             }
         }
         Target::LlmReranker => {
@@ -90,16 +71,18 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
 }
 
 /// All services in one process. The orchestrator reaches the others through pipes; the server offers every service.
-/// Without models there is no encoder and nothing can be indexed.
-pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
+/// Without encoders nothing can be indexed.
+pub(crate) async fn all(config: &Config, needs: Needs) -> Result<Server> {
     let store = open_store(&config.storage)?;
-    let (encoders, cross_encoder) = match models {
-        Models::Loaded => (
-            Some(models::encoders(&config.models).await?),
-            cross_encoder(config).await?,
-        ),
-        Models::LeftOut => (None, None),
-    };
+    let Loaded {
+        encoders,
+        cross_encoder,
+    } = models::load(
+        &config.models,
+        needs,
+        config.cross_encoder.compute_threads(),
+    )
+    .await?;
     let encoder = encoders.clone().map(|Encoders { first, rescorer }| {
         encoder::App::start(config.encoder.clone(), first, rescorer)
     });
@@ -109,6 +92,8 @@ pub(crate) async fn all(config: &Config, models: Models) -> Result<Server> {
     };
     let replicas = Replicas::start(config, &store, encoder_pipe.clone())?;
     replicas.refresh().await;
+    let cross_encoder =
+        cross_encoder.map(|opened| cross_encoder::App::start(&config.cross_encoder, opened));
 
     let add_stages = |builder: &mut ServerBuilder| {
         replicas.add_to(builder);
@@ -208,13 +193,6 @@ fn encoder_pipe(config: &Config, encoder: &Arc<encoder::App>) -> Result<MeshChan
     let mut server = ServerBuilder::new(config.server.limits);
     encoder.add_to(&mut server);
     Ok(pipe("encoder", &server.build(FILE_DESCRIPTOR_SET)?))
-}
-
-/// The cross-encoder, where a bundle is configured.
-async fn cross_encoder(config: &Config) -> Result<Option<Arc<cross_encoder::App>>> {
-    let threads = config.cross_encoder.compute_threads();
-    let opened = models::cross_encoder(&config.models, threads).await?;
-    Ok(opened.map(|opened| cross_encoder::App::start(&config.cross_encoder, opened)))
 }
 
 /// A channel to a server inside this process.

@@ -1,40 +1,105 @@
 //! Finds the models that the configuration names, or pulls the default ones the first time.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use indexer::Encoders;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::pull::{self, Installed, PullOptions, PullProgress};
-use inference::{BundleEncoder, CrossEncoder, EncoderOptions, TextEncoder};
+use inference::{BundleEncoder, CrossEncoder, EncoderOptions, OnnxRuntime, TextEncoder};
 
 use crate::config::ModelsConfig;
+use crate::needs::Needs;
+
+/// Models that are ready to be used.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    pub(crate) encoders: Option<Encoders>,
+    pub(crate) cross_encoder: Option<CrossEncoder>,
+}
+
+/// What is needed of the configured models, side by side; see [`encoders`] and [`cross_encoder`].
+pub(crate) async fn load(
+    config: &ModelsConfig,
+    needs: Needs,
+    cross_encoder_threads: usize,
+) -> Result<Loaded> {
+    let config = config.clone();
+    let load = move || load_needed(&config, needs, cross_encoder_threads);
+    tokio::task::spawn_blocking(load).await?
+}
 
 /// The configured encoders, loaded and checked against their golden vectors; pulled first if need be.
 pub(crate) async fn encoders(config: &ModelsConfig) -> Result<Encoders> {
     let config = config.clone();
-    tokio::task::spawn_blocking(move || load(&config)).await?
+    let open = move || open_encoders(&resolve(&config)?, &config);
+    tokio::task::spawn_blocking(open).await?
 }
 
-fn load(config: &ModelsConfig) -> Result<Encoders> {
-    let Models {
-        ort_library,
-        encoder_bundle,
-        ..
-    } = resolve(config)?;
-    let first = open(&ort_library, &encoder_bundle)?;
+/// The configured cross-encoder or the pulled one, with a session for each compute thread. None where all other models are
+/// the user's own and there is none of this kind.
+pub(crate) async fn cross_encoder(
+    config: &ModelsConfig,
+    threads: usize,
+) -> Result<Option<CrossEncoder>> {
+    let config = config.clone();
+    let open = move || open_cross_encoder(&resolve(&config)?, threads);
+    tokio::task::spawn_blocking(open).await?
+}
+
+fn load_needed(
+    config: &ModelsConfig,
+    needs: Needs,
+    cross_encoder_threads: usize,
+) -> Result<Loaded> {
+    if needs == Needs::NOTHING {
+        return Ok(Loaded::default());
+    }
+    let models = resolve(config)?;
+    let encoders = || needs.encoders.then(|| open_encoders(&models, config));
+    let cross_encoder = || {
+        let open = || open_cross_encoder(&models, cross_encoder_threads);
+        needs.cross_encoder.then(open)
+    };
+    thread::scope(|scope| {
+        let encoders = scope.spawn(encoders);
+        let cross_encoder = cross_encoder().transpose()?.flatten();
+        let encoders = encoders.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(Loaded {
+            encoders: encoders.transpose()?,
+            cross_encoder,
+        })
+    })
+}
+
+fn open_encoders(models: &Models, config: &ModelsConfig) -> Result<Encoders> {
+    let first = open(&models.runtime, &models.encoder_bundle)?;
     let rescorer = config.rescorer_bundle.as_ref();
-    let rescorer = rescorer
-        .map(|bundle| open(&ort_library, bundle))
-        .transpose()?;
-    let encoders = Encoders { first, rescorer };
+    let rescorer = rescorer.map(|bundle| open(&models.runtime, bundle));
+    let encoders = Encoders {
+        first,
+        rescorer: rescorer.transpose()?,
+    };
     check_distinct(&encoders)?;
     Ok(encoders)
 }
 
-fn open(ort_library: &Path, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
-    let opened = BundleEncoder::open(ort_library, bundle, EncoderOptions::default());
+fn open_cross_encoder(models: &Models, threads: usize) -> Result<Option<CrossEncoder>> {
+    let Some(bundle) = &models.reranker_bundle else {
+        return Ok(None);
+    };
+    let opened = CrossEncoder::open(&models.runtime, bundle, threads);
+    opened.map(Some).with_context(|| {
+        let folder = bundle.display();
+        format!("the cross-encoder bundle in {folder} cannot be used")
+    })
+}
+
+fn open(runtime: &OnnxRuntime, bundle: &Path) -> Result<Arc<dyn TextEncoder>> {
+    let opened = BundleEncoder::open(runtime, bundle, EncoderOptions::default());
     let opened = opened
         .with_context(|| format!("the encoder bundle in {} cannot be used", bundle.display()))?;
     Ok(Arc::new(opened))
@@ -51,27 +116,6 @@ fn check_distinct(encoders: &Encoders) -> Result<()> {
     Ok(())
 }
 
-/// The configured cross-encoder or the pulled one, with a session for each compute thread. None where all other models are
-/// the user's own and there is none of this kind.
-pub(crate) async fn cross_encoder(
-    config: &ModelsConfig,
-    threads: usize,
-) -> Result<Option<CrossEncoder>> {
-    let config = config.clone();
-    let open = move || {
-        let models = resolve(&config)?;
-        let Some(bundle) = models.reranker_bundle else {
-            return Ok(None);
-        };
-        let opened = CrossEncoder::open(&models.ort_library, &bundle, threads);
-        opened.map(Some).with_context(|| {
-            let folder = bundle.display();
-            format!("the cross-encoder bundle in {folder} cannot be used")
-        })
-    };
-    tokio::task::spawn_blocking(open).await?
-}
-
 /// The configured ONNX Runtime, or the pulled one.
 pub(crate) fn library(config: &ModelsConfig) -> Result<PathBuf> {
     match &config.onnxruntime_library {
@@ -82,7 +126,7 @@ pub(crate) fn library(config: &ModelsConfig) -> Result<PathBuf> {
 
 /// The models that are used by default.
 pub(crate) struct Models {
-    pub(crate) ort_library: PathBuf,
+    pub(crate) runtime: OnnxRuntime,
     pub(crate) encoder_bundle: PathBuf,
     pub(crate) reranker_bundle: Option<PathBuf>,
 }
@@ -92,20 +136,27 @@ pub(crate) struct Models {
 pub(crate) fn resolve(config: &ModelsConfig) -> Result<Models> {
     let ModelsConfig {
         onnxruntime_library,
+        execution_provider: provider,
         encoder_bundle,
         reranker_bundle,
         ..
     } = config.clone();
-    if let (Some(ort_library), Some(encoder_bundle)) = (&onnxruntime_library, &encoder_bundle) {
+    if let (Some(library), Some(encoder_bundle)) = (&onnxruntime_library, &encoder_bundle) {
         return Ok(Models {
-            ort_library: ort_library.clone(),
+            runtime: OnnxRuntime {
+                library: library.clone(),
+                provider,
+            },
             encoder_bundle: encoder_bundle.clone(),
             reranker_bundle,
         });
     }
     let pulled = pull(config)?;
     Ok(Models {
-        ort_library: onnxruntime_library.unwrap_or(pulled.ort_library),
+        runtime: OnnxRuntime {
+            library: onnxruntime_library.unwrap_or(pulled.ort_library),
+            provider,
+        },
         encoder_bundle: encoder_bundle.unwrap_or(pulled.encoder_bundle),
         reranker_bundle: reranker_bundle.or(Some(pulled.reranker_bundle)),
     })

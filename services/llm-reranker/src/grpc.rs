@@ -10,16 +10,13 @@ use search_proto::rerank::reranker_service_server::{RerankerService, RerankerSer
 use search_proto::rerank::{
     DescribeRequest, DescribeResponse, LanguageModelUse, RerankRequest, RerankResponse,
 };
+use service_kit::status::{Pushback, with_pushback};
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::app::{App, Passage, Scored};
 use crate::error::Error;
 use crate::usage::Usage;
-
-/// When to try again, by the gRPC specification.
-const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
 
 type Answers = Pin<Box<dyn Stream<Item = Result<RerankResponse, Status>> + Send>>;
 
@@ -49,7 +46,12 @@ impl App {
         let deadline = deadline_of(&request);
         let request = request.into_inner();
         self.check_fingerprint(&request.expected_fingerprint)?;
-        convert::check_rerank_texts(&request)?;
+        convert::check_rerank_request(&request)?;
+        if request.max_windows > 1 {
+            let message =
+                "must be 0 or 1: of a long passage a language model is given the beginning";
+            return Err(FieldError::new("max_windows", message).into());
+        }
         let span = tracing::info_span!(
             "ask the language model",
             passages = request.passages.len(),
@@ -84,7 +86,7 @@ impl App {
     }
 
     async fn answer_all(&self, request: Request<RerankRequest>) -> Result<RerankResponse, Error> {
-        let max_results = request.get_ref().max_results as usize;
+        let max_results = request.get_ref().max_results;
         let mut call = self.begin(request)?;
         let mut all = Scored::default();
         while let Some(scored) = call.next().await {
@@ -95,7 +97,9 @@ impl App {
         }
         all.usage = call.total;
         let truncated = truncated(&all.passages);
-        keep_best(&mut all.passages, max_results);
+        convert::keep_best(&mut all.passages, max_results, |passage| {
+            (passage.logit, passage.index)
+        });
         Ok(RerankResponse {
             truncated_passages: truncated,
             ..call.packed(&all)
@@ -199,14 +203,8 @@ impl RerankerService for App {
 }
 
 fn status(error: &Error) -> Status {
-    let mut status = service_kit::status::status(error.kind(), error, error.fields());
-    if let Some(after) = error.retry_after() {
-        // At least one: to try again at once would add to the load.
-        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-        let metadata = status.metadata_mut();
-        metadata.insert(PUSHBACK_METADATA, MetadataValue::from(millis));
-    }
-    status
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.retry_after().map(Pushback::After))
 }
 
 fn truncated(passages: &[Passage]) -> u32 {
@@ -214,17 +212,6 @@ fn truncated(passages: &[Passage]) -> u32 {
         .iter()
         .filter(|passage| passage.is_truncated)
         .count() as u32
-}
-
-/// The highest first, equal ones in the caller's order; 0 keeps all.
-fn keep_best(passages: &mut Vec<Passage>, max_results: usize) {
-    passages.sort_by(|left, right| {
-        let by_logit = right.logit.total_cmp(&left.logit);
-        by_logit.then(left.index.cmp(&right.index))
-    });
-    if max_results > 0 {
-        passages.truncate(max_results);
-    }
 }
 
 fn saturated(count: u64) -> u32 {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
@@ -35,60 +36,88 @@ const FROM_WHEEL: [(&str, &str); 4] = [
     ),
 ];
 
+/// What this build adds to the wheel's files for one bundle.
+struct Additions {
+    name: &'static str,
+    files: Vec<(&'static str, Cow<'static, [u8]>)>,
+    /// A short hash of the files: hashed once in a process, for one of them has ten megabytes.
+    revision: String,
+}
+
+/// The encoder. Its golden vectors were computed apart from the served path.
+static ENCODER: LazyLock<Additions> = LazyLock::new(|| {
+    let description = serde_json::to_vec_pretty(&encoder_description());
+    let graph: &[u8] = include_bytes!("../../graphs/minilm_l6.onnx");
+    let golden: &[u8] = include_bytes!("../../graphs/minilm_l6_golden.json");
+    let files = vec![
+        (MODEL_FILE, graph.into()),
+        (GOLDEN_FILE, golden.into()),
+        (
+            DESCRIPTION_FILE,
+            description.expect("plain fields always serialise").into(),
+        ),
+    ];
+    Additions::new("all-minilm-l6-v2", files)
+});
+
+/// The cross-encoder, trained by services/trainer: the wheel has the word embeddings, the graph all the rest.
+static RERANKER: LazyLock<Additions> = LazyLock::new(|| {
+    let graph: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/model.onnx");
+    let golden: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/golden.json");
+    let description: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/bundle.json");
+    let card: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/README.md");
+    let files = vec![
+        (MODEL_FILE, graph.into()),
+        (GOLDEN_FILE, golden.into()),
+        (DESCRIPTION_FILE, description.into()),
+        ("README.md", card.into()),
+    ];
+    Additions::new("minilm-l3-rerank", files)
+});
+
+impl Additions {
+    fn new(name: &'static str, files: Vec<(&'static str, Cow<'static, [u8]>)>) -> Self {
+        let mut hasher = Sha256::new();
+        for (_, content) in &files {
+            hasher.update(content);
+        }
+        Self {
+            name,
+            files,
+            revision: hex::encode(&hasher.finalize()[..4]),
+        }
+    }
+}
+
 /// A default bundle.
 pub(super) struct DefaultBundle {
-    /// Its place in the cache. The name holds a short hash of what this build adds: a newer build finds its own beside it.
+    /// Its place in the cache. The name holds the revision of what this build adds: a newer build finds its own beside it.
     pub(super) folder: PathBuf,
-    added: Vec<(&'static str, Cow<'static, [u8]>)>,
+    additions: &'static Additions,
 }
 
 impl DefaultBundle {
-    /// The encoder. Its golden vectors were computed apart from the served path.
+    /// The encoder.
     pub(super) fn encoder(cache_dir: &Path) -> Self {
-        let description = serde_json::to_vec_pretty(&encoder_description());
-        let graph: &[u8] = include_bytes!("../../graphs/minilm_l6.onnx");
-        let golden: &[u8] = include_bytes!("../../graphs/minilm_l6_golden.json");
-        let added = vec![
-            (MODEL_FILE, graph.into()),
-            (GOLDEN_FILE, golden.into()),
-            (
-                DESCRIPTION_FILE,
-                description.expect("plain fields always serialise").into(),
-            ),
-        ];
-        Self::new(cache_dir, "all-minilm-l6-v2", added)
+        Self::new(cache_dir, &ENCODER)
     }
 
-    /// The cross-encoder, trained by services/trainer: the wheel has the word embeddings, the graph all the rest.
+    /// The cross-encoder.
     pub(super) fn reranker(cache_dir: &Path) -> Self {
-        let graph: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/model.onnx");
-        let golden: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/golden.json");
-        let description: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/bundle.json");
-        let card: &[u8] = include_bytes!("../../graphs/minilm_l3_rerank/README.md");
-        let added = vec![
-            (MODEL_FILE, graph.into()),
-            (GOLDEN_FILE, golden.into()),
-            (DESCRIPTION_FILE, description.into()),
-            ("README.md", card.into()),
-        ];
-        Self::new(cache_dir, "minilm-l3-rerank", added)
+        Self::new(cache_dir, &RERANKER)
     }
 
-    fn new(cache_dir: &Path, name: &str, added: Vec<(&'static str, Cow<'static, [u8]>)>) -> Self {
-        let mut hasher = Sha256::new();
-        for (_, content) in &added {
-            hasher.update(content);
-        }
-        let revision = hex::encode(&hasher.finalize()[..4]);
+    fn new(cache_dir: &Path, additions: &'static Additions) -> Self {
+        let Additions { name, revision, .. } = additions;
         Self {
             folder: cache_dir.join(format!("{name}-{revision}")),
-            added,
+            additions,
         }
     }
 
     /// Looks only for files.
     pub(super) fn is_there(&self) -> bool {
-        let added = self.added.iter().map(|(name, _)| *name);
+        let added = self.additions.files.iter().map(|(name, _)| *name);
         FROM_WHEEL
             .iter()
             .map(|(_, name)| *name)
@@ -103,7 +132,7 @@ impl DefaultBundle {
         for (member, name) in FROM_WHEEL {
             wheel = wheel.file(member, name)?;
         }
-        for (name, content) in &self.added {
+        for (name, content) in &self.additions.files {
             write_synced(&made.join(name), content)?;
         }
         put_in_place(&made, &self.folder, || self.is_there())

@@ -119,6 +119,18 @@ fn pairs_of_several_calls_are_computed_together_where_they_are_of_one_length() {
 }
 
 #[test]
+fn a_batch_is_as_long_as_its_longest_pair() {
+    let mut queue = Queue::default();
+    enter(&mut queue, None, &[60, 57, 61]);
+    let size = BatchSize {
+        tokens: 178,
+        padding_tokens: 5,
+    };
+    assert_eq!(BatchSize::of(&queue.take(1)), size);
+    assert_eq!(BatchSize::of(&queue.take(1)).tokens, 0);
+}
+
+#[test]
 fn what_is_left_is_shared_by_the_threads() {
     let mut queue = Queue::default();
     enter(&mut queue, None, &[60; 4]);
@@ -143,21 +155,10 @@ fn who_has_left_gets_nothing_and_takes_nothing_more() {
 
 /// Padding as a share of all computed tokens.
 fn padding_share(batches: &[Batch]) -> f64 {
-    let lengths = |batch: &Batch| {
-        batch
-            .iter()
-            .map(|taken| taken.pair.tokens())
-            .collect::<Vec<_>>()
-    };
-    let sizes = batches.iter().map(|batch| {
-        let lengths = lengths(batch);
-        (
-            lengths.iter().sum::<usize>(),
-            lengths.iter().max().unwrap_or(&0) * lengths.len(),
-        )
-    });
-    let (real, computed) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
-    1.0 - real as f64 / computed as f64
+    let sizes = || batches.iter().map(|batch| BatchSize::of(batch));
+    let padding: usize = sizes().map(|size| size.padding_tokens).sum();
+    let real: usize = sizes().map(|size| size.tokens).sum();
+    padding as f64 / (real + padding) as f64
 }
 
 #[test]

@@ -35,8 +35,8 @@ fn what_has_expired_is_not_computed_and_its_caller_is_let_go() {
         .shared()
         .enter(caller, Some(Instant::now()))
         .unwrap();
-    let pairs = [0, 1].map(|index| (index, Pair::new(vec![1], vec![0], false)));
-    workers.shared().push(call, pairs);
+    let passages = [0, 1].map(|index| (index, vec![Pair::new(vec![1], vec![0], false)]));
+    workers.shared().push(call, passages);
     assert!(batches.blocking_recv().is_none());
     let stats = workers.shared().stats();
     assert_eq!((stats.expired_passages, stats.batches), (2, 0));

@@ -2,7 +2,7 @@
 
 use search_proto::rerank::{DescribeRequest, RerankRequest};
 
-use crate::scripted::{Service, long, request};
+use crate::scripted::{Service, in_windows, long, request};
 
 #[tokio::test]
 async fn the_highest_come_first_and_equal_ones_in_the_callers_order() {
@@ -71,6 +71,76 @@ async fn many_passages_are_read_and_scored_to_the_last() {
     assert_eq!((stats.passages, stats.queued_passages), (1000, 0));
     let padding = stats.padding_tokens as f64 / (stats.tokens + stats.padding_tokens) as f64;
     assert!(padding < 0.1, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_long_passage_has_the_score_of_its_best_window() {
+    let mut service = Service::free();
+    let cases = [
+        // As many windows as it takes, with all of their tokens.
+        (9, 0.0, 1500, 0),
+        (3, 0.0, 1500, 0),
+        // What is behind the last one is not read, and that is said.
+        (2, 0.0, 1000, 1),
+        (1, -2.0, 500, 1),
+        (0, -2.0, 500, 1),
+    ];
+    for (max_windows, logit, tokens, truncated) in cases {
+        let mut request = in_windows(&['b', 'd', 'c'], max_windows);
+        request.passages.push("c".into());
+        let answer = service.rerank(request).await.unwrap();
+        let place = answer.indexes.iter().position(|&index| index == 0).unwrap();
+        assert_eq!(
+            (
+                answer.logits[place],
+                answer.tokens[place],
+                answer.truncated_passages
+            ),
+            (logit, tokens, truncated),
+            "{max_windows}"
+        );
+        assert_eq!((answer.logits.len(), answer.unscored), (2, 0));
+        assert_eq!(answer.logits[1 - place], -1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_brings_a_long_passage_with_its_last_window() {
+    let mut service = Service::free();
+    let mut request = in_windows(&['b', 'd', 'c'], 9);
+    request.passages.insert(0, "a".into());
+    let mut stream = service.stream(request).await;
+    let mut messages = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        assert!(message.timing.is_some());
+        messages.push((
+            message.indexes,
+            message.batches,
+            message.tokens,
+            message.unscored,
+        ));
+    }
+    // Each window is a batch of its own.
+    let expected = [
+        (vec![0], vec![0], vec![2], 1),
+        (vec![1], vec![3], vec![1500], 0),
+    ];
+    assert_eq!(messages, expected);
+}
+
+#[tokio::test]
+async fn a_call_with_a_long_passage_takes_turns_by_windows() {
+    let mut service = Service::gated();
+    let (mut first, mut second) = (service.client.clone(), service.client.clone());
+    let in_many = tokio::spawn(async move { first.rerank(in_windows(&['a'; 10], 10)).await });
+    assert_eq!(service.begun().await, [500]);
+    let in_one = tokio::spawn(async move { second.rerank(long(&[200])).await });
+    service.until(|app| app.stats().queued_passages == 11).await;
+    service.script.gate.send(()).unwrap();
+    assert_eq!(service.begun().await, [200]);
+    service.open();
+    assert_eq!(in_one.await.unwrap().unwrap().into_inner().tokens, [200]);
+    assert_eq!(in_many.await.unwrap().unwrap().into_inner().tokens, [5000]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-use crate::scripted::{Service, request};
+use crate::scripted::{Service, in_windows, request};
 
 #[tokio::test]
 async fn every_wrong_field_is_named() {
@@ -41,6 +41,11 @@ async fn every_wrong_field_is_named() {
         service.refused(request(&["a", "b", &huge])).await,
         invalid("passages[2]")
     );
+    let windows = RerankRequest {
+        max_windows: 17,
+        ..request(&["a"])
+    };
+    assert_eq!(service.refused(windows).await, invalid("max_windows"));
     // Read in another part than the first.
     let mut unreadable = ["a"; 60];
     unreadable[50] = "unreadable";
@@ -167,6 +172,32 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
         status.metadata().get("grpc-retry-pushback-ms").unwrap(),
         "-1"
     );
+}
+
+#[tokio::test]
+async fn each_window_needs_a_place_in_the_queue() {
+    let mut service = Service::with_room(4);
+    let mut client = service.client.clone();
+    let waiting = tokio::spawn(async move { client.rerank(request(&["a"])).await });
+    service.begun().await;
+    let pushback = |status: &Status| {
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        pushback.unwrap().to_str().unwrap().parse::<i64>().unwrap()
+    };
+    let status = service.rerank(in_windows(&['a'; 4], 4)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let full = "the queue is full: 1 passages wait, 4 more do not fit into 4";
+    assert_eq!(status.message(), full);
+    assert!(pushback(&status) > 0);
+    // There will never be room for five.
+    let status = service.rerank(in_windows(&['a'; 5], 5)).await.unwrap_err();
+    assert_eq!(pushback(&status), -1);
+    let stats = service.app.stats();
+    assert_eq!((stats.queued_passages, stats.refused_calls), (1, 2));
+    service.open();
+    waiting.await.unwrap().unwrap();
+    let answer = service.rerank(in_windows(&['a'; 4], 4)).await.unwrap();
+    assert_eq!(answer.tokens, [2000]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use service_kit::status::fields_of;
 use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, Problems, ServerBuilder, ServerLimits};
 use tonic::{Code, Status, Streaming};
 
-/// A token for each byte, the query's too, cut at 500; some words are special.
+/// A token for each byte, the query's too; what is beyond 500 goes into the next window. Some words are special.
 pub(crate) struct Reader(CrossEncoderInfo);
 
 impl Reader {
@@ -32,7 +32,12 @@ impl ReadPairs for Reader {
         &self.0
     }
 
-    fn read(&self, query: &str, passages: &[String]) -> Result<Vec<Pair>, ScoreError> {
+    fn read(
+        &self,
+        query: &str,
+        passages: &[String],
+        max_windows: usize,
+    ) -> Result<Vec<Vec<Pair>>, ScoreError> {
         assert!(query != "panic", "on purpose");
         if query.trim().is_empty() {
             let reason = "has no tokens".into();
@@ -41,25 +46,37 @@ impl ReadPairs for Reader {
         passages
             .iter()
             .enumerate()
-            .map(|(index, passage)| pair(query, index, passage))
+            .map(|(index, passage)| windows(query, index, passage, max_windows))
             .collect()
     }
 }
 
-fn pair(query: &str, index: usize, passage: &str) -> Result<Pair, ScoreError> {
+fn windows(
+    query: &str,
+    index: usize,
+    passage: &str,
+    max_windows: usize,
+) -> Result<Vec<Pair>, ScoreError> {
     if passage == "unreadable" {
         let reason = "is unreadable".into();
         return Err(ScoreError::InvalidPassage { index, reason });
     }
-    let mut ids: Vec<u32> = query
-        .bytes()
-        .chain(passage.bytes())
+    let room = 500 - query.len();
+    let truncated = passage.len() > room * max_windows;
+    let chunks = passage.as_bytes().chunks(room).take(max_windows);
+    Ok(chunks
+        .map(|chunk| pair(query.as_bytes(), chunk, truncated))
+        .collect())
+}
+
+fn pair(query: &[u8], window: &[u8], truncated: bool) -> Pair {
+    let ids: Vec<u32> = [query, window]
+        .concat()
+        .into_iter()
         .map(u32::from)
         .collect();
-    let truncated = ids.len() > 500;
-    ids.truncate(500);
     let segment_ids = vec![0; ids.len()];
-    Ok(Pair::new(ids, segment_ids, truncated))
+    Pair::new(ids, segment_ids, truncated)
 }
 
 /// What a test says to a model, and hears from it.
@@ -246,6 +263,16 @@ pub(crate) fn request(passages: &[&str]) -> RerankRequest {
         query: "q".into(),
         passages: passages.iter().map(|&passage| passage.to_owned()).collect(),
         ..RerankRequest::default()
+    }
+}
+
+/// A passage of windows of 500 tokens, each with this last one.
+pub(crate) fn in_windows(last: &[char], max_windows: u32) -> RerankRequest {
+    let window = |last| format!("{}{last}", "a".repeat(498));
+    let passage: String = last.iter().map(window).collect();
+    RerankRequest {
+        max_windows,
+        ..request(&[&passage])
     }
 }
 

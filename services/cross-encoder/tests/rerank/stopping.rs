@@ -7,7 +7,7 @@ use search_proto::rerank::RerankRequest;
 use service_kit::with_deadline;
 use tonic::{Code, Request};
 
-use crate::scripted::{Service, long, request};
+use crate::scripted::{Service, in_windows, long, request};
 
 fn within(request: RerankRequest, time: Duration) -> Request<RerankRequest> {
     let now = service_kit::now();
@@ -93,4 +93,22 @@ async fn a_deadline_before_the_first_score_is_an_error() {
     let call = within(request(&["a"]), Duration::from_millis(1));
     let status = service.client.rerank(call).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passage_of_which_a_window_is_missing_is_not_scored() {
+    let mut service = Service::gated();
+    let mut request = in_windows(&['b', 'c', 'd'], 3);
+    request.passages.insert(0, "a".into());
+    let mut client = service.client.clone();
+    let call = within(request, Duration::from_secs(60));
+    let answer = tokio::spawn(async move { client.rerank(call).await });
+    assert_eq!(service.let_go().await, [2]);
+    assert_eq!(service.let_go().await, [500]);
+    assert_eq!(service.begun().await, [500], "the batch in flight");
+    let answer = answer.await.unwrap().unwrap().into_inner();
+    assert_eq!((answer.indexes, answer.unscored), (vec![0], 1));
+    let stats = service.app.stats();
+    assert_eq!((stats.expired_passages, stats.queued_passages), (1, 0));
+    service.open();
 }

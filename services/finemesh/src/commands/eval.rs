@@ -94,13 +94,17 @@ fn judged_queries(queries: Vec<Query>, qrels: &Qrels, limit: Option<usize>) -> V
     spread.map(|(_, query)| query).collect()
 }
 
-fn variants(args: &EvalArgs) -> Vec<Variant> {
-    let pipelines = match args.pipelines.as_slice() {
+/// The pipelines that are measured.
+pub(crate) fn pipelines(args: &EvalArgs) -> Vec<String> {
+    match args.pipelines.as_slice() {
         [] if is_about_fusion(args) => vec![FUSING_PIPELINE.to_owned()],
         [] => DEFAULT_PIPELINES.map(str::to_owned).to_vec(),
         named => named.to_vec(),
-    };
-    pipelines
+    }
+}
+
+fn variants(args: &EvalArgs) -> Vec<Variant> {
+    pipelines(args)
         .into_iter()
         .flat_map(|pipeline| pipeline_variants(args, pipeline))
         .collect()

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use inference::{
     AnyBundle, Bundle, BundleEncoder, BundleError, CrossEncoder, EncoderOptions, LoadError,
-    MakeOptions, PairBundle, make_bundle,
+    MakeOptions, OnnxRuntime, PairBundle, make_bundle,
 };
 use list::{bundle_text, list};
 
@@ -45,32 +45,32 @@ fn pull(config: &ModelsConfig) -> Result<()> {
 
 fn verify(config: &ModelsConfig, folder: Option<&Path>) -> Result<()> {
     let Models {
-        ort_library,
+        runtime,
         encoder_bundle,
         reranker_bundle,
     } = models::resolve(config)?;
     if let Some(folder) = folder {
-        return verify_bundle(&ort_library, folder, AnyBundle::read(folder));
+        return verify_bundle(&runtime, folder, AnyBundle::read(folder));
     }
     for folder in [encoder_bundle].iter().chain(&config.rescorer_bundle) {
         let encoder = Bundle::read(folder).map(AnyBundle::Encode);
-        verify_bundle(&ort_library, folder, encoder)?;
+        verify_bundle(&runtime, folder, encoder)?;
     }
     if let Some(folder) = &reranker_bundle {
         let reranker = PairBundle::read(folder).map(AnyBundle::Rerank);
-        verify_bundle(&ort_library, folder, reranker)?;
+        verify_bundle(&runtime, folder, reranker)?;
     }
     Ok(())
 }
 
 fn verify_bundle(
-    ort_library: &Path,
+    runtime: &OnnxRuntime,
     folder: &Path,
     bundle: Result<AnyBundle, BundleError>,
 ) -> Result<()> {
     let failed = || format!("{} does not verify", folder.display());
     let bundle = bundle.with_context(failed)?;
-    load(ort_library, folder, &bundle).with_context(failed)?;
+    load(runtime, folder, &bundle).with_context(failed)?;
     let golden = match &bundle {
         AnyBundle::Encode(bundle) => format!("{} golden texts", bundle.golden().entries.len()),
         AnyBundle::Rerank(bundle) => format!("{} golden pairs", bundle.golden().entries.len()),
@@ -81,18 +81,19 @@ fn verify_bundle(
 }
 
 /// Loading a bundle checks what it promises.
-fn load(ort_library: &Path, folder: &Path, bundle: &AnyBundle) -> Result<(), LoadError> {
+fn load(runtime: &OnnxRuntime, folder: &Path, bundle: &AnyBundle) -> Result<(), LoadError> {
     match bundle {
         AnyBundle::Encode(_) => {
-            BundleEncoder::open(ort_library, folder, EncoderOptions::default()).map(drop)
+            BundleEncoder::open(runtime, folder, EncoderOptions::default()).map(drop)
         }
-        AnyBundle::Rerank(_) => CrossEncoder::open(ort_library, folder, 1).map(drop),
+        AnyBundle::Rerank(_) => CrossEncoder::open(runtime, folder, 1).map(drop),
     }
 }
 
 fn make(config: &ModelsConfig, source: &Path, out: &Path) -> Result<()> {
     let options = MakeOptions {
-        ort_library: models::library(config)?,
+        // Golden vectors are the processor's, whatever will compute.
+        runtime: OnnxRuntime::on_cpu(models::library(config)?),
         name: None,
     };
     let made = make_bundle(source, out, &options)?;

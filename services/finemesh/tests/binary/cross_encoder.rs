@@ -44,3 +44,22 @@ fn an_encoders_bundle_is_refused_by_its_task() {
         "{message}"
     );
 }
+
+#[test]
+fn a_runtime_that_knows_no_graphics_card_is_refused_before_anything_is_served() {
+    let (code, message) = refusal(&Finemesh::new(), "execution_provider = \"tpu\"\n");
+    assert_eq!(code, 64, "{message}");
+    assert!(
+        message.contains("models.execution_provider") && message.contains("`cpu` or `cuda`"),
+        "{message}"
+    );
+    if !models_are_here() {
+        return;
+    }
+    let (code, message) = refusal(&Finemesh::new(), "execution_provider = \"cuda\"\n");
+    assert_eq!(code, 1, "{message}");
+    assert!(
+        message.contains("this ONNX Runtime was built without CUDA"),
+        "{message}"
+    );
+}

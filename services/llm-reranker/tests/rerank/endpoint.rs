@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
+use tokio::sync::watch;
 
 /// What the endpoint does with a request.
 pub(crate) enum Reply {
@@ -51,12 +52,12 @@ type Script = dyn Fn(usize, &Value) -> Reply + Send + Sync;
 pub(crate) struct Endpoint {
     script: Arc<Script>,
     state: Arc<Mutex<State>>,
+    in_flight: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    in_flight: usize,
     most_in_flight: usize,
     refuses: bool,
 }
@@ -67,6 +68,7 @@ impl Endpoint {
         Self {
             script: Arc::new(script),
             state: Arc::default(),
+            in_flight: watch::Sender::default(),
         }
     }
 
@@ -85,9 +87,12 @@ impl Endpoint {
         self.state.lock().unwrap().seen.len()
     }
 
-    /// Requests that were not answered and whose connection is there.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.state.lock().unwrap().in_flight
+    /// Waits until so many requests were not answered and have their connection. In virtual time: gives up once nothing moves.
+    pub(crate) async fn until_in_flight(&self, requests: usize) {
+        let mut in_flight = self.in_flight.subscribe();
+        let reached = in_flight.wait_for(|&now| now == requests);
+        let reached = tokio::time::timeout(Duration::from_secs(3600), reached).await;
+        assert!(reached.is_ok(), "it never was {requests}");
     }
 
     pub(crate) fn most_in_flight(&self) -> usize {
@@ -121,7 +126,7 @@ impl Endpoint {
                 goes_on = act(reply, &mut to) => goes_on,
                 _ = from.read(&mut byte) => false,
             };
-            self.state.lock().unwrap().in_flight -= 1;
+            self.in_flight.send_modify(|requests| *requests -= 1);
             if !goes_on {
                 return;
             }
@@ -131,8 +136,8 @@ impl Endpoint {
     fn arrived(&self, seen: Seen) -> usize {
         let mut state = self.state.lock().unwrap();
         state.seen.push(seen);
-        state.in_flight += 1;
-        state.most_in_flight = state.most_in_flight.max(state.in_flight);
+        self.in_flight.send_modify(|requests| *requests += 1);
+        state.most_in_flight = state.most_in_flight.max(*self.in_flight.borrow());
         state.seen.len() - 1
     }
 }

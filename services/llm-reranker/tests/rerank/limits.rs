@@ -22,6 +22,10 @@ async fn a_wrong_request_is_refused_with_its_path() {
         passages,
         ..RerankRequest::default()
     };
+    let in_windows = |max_windows| RerankRequest {
+        max_windows,
+        ..request(&[1])
+    };
     let wrong = [
         (with("", vec!["p".into()]), "query"),
         (with(&"q".repeat(64 * 1024 + 1), vec!["p".into()]), "query"),
@@ -29,6 +33,8 @@ async fn a_wrong_request_is_refused_with_its_path() {
         (with("q", vec!["p".into(); 1001]), "passages"),
         (with("q", vec!["p".into(), String::new()]), "passages[1]"),
         (with("q", vec!["p".repeat(1024 * 1024 + 1)]), "passages[0]"),
+        (in_windows(2), "max_windows"),
+        (in_windows(17), "max_windows"),
     ];
     for (request, path) in wrong {
         assert_eq!(

@@ -7,7 +7,7 @@ use search_proto::rerank::LanguageModelUse;
 use tonic::Code;
 
 use crate::endpoint::{Endpoint, Reply, json_body, ranks, says};
-use crate::service::{Service, all, eventually, raw, request};
+use crate::service::{Service, all, raw, request};
 
 /// Seven passages are three windows of them: 3..7, 1..5, 0..3.
 fn small_windows() -> RawConfig {
@@ -247,9 +247,9 @@ async fn a_caller_that_has_enough_ends_the_asking() {
         .await
         .unwrap();
     assert!(stream.message().await.unwrap().is_some());
-    eventually(|| endpoint.in_flight() == 1).await;
+    endpoint.until_in_flight(1).await;
     drop(stream);
-    eventually(|| endpoint.in_flight() == 0).await;
+    endpoint.until_in_flight(0).await;
     assert_eq!(endpoint.requests(), 2);
 }
 

@@ -179,7 +179,7 @@ async fn a_slow_answer_is_not_waited_for_nor_asked_for_again() {
             (Code::Unavailable, 1, 60),
             "{message}"
         );
-        crate::service::eventually(|| endpoint.in_flight() == 0).await;
+        endpoint.until_in_flight(0).await;
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tonic::Code;
 
 use crate::endpoint::{Endpoint, Reply, says, says_with, user, worth};
-use crate::service::{Service, all, eventually, raw, request};
+use crate::service::{Service, all, raw, request};
 
 fn pointwise() -> RawConfig {
     RawConfig {
@@ -126,7 +126,7 @@ async fn what_was_scored_before_the_deadline_comes_back() {
         .await
         .unwrap();
     assert_eq!((&answer.indexes[..], answer.unscored), (&[1, 0][..], 2));
-    eventually(|| endpoint.in_flight() == 0).await;
+    endpoint.until_in_flight(0).await;
 }
 
 #[tokio::test(start_paused = true)]

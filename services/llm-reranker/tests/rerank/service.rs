@@ -131,14 +131,3 @@ pub(crate) fn pushback_ms(status: &Status) -> Option<u64> {
     let value = status.metadata().get("grpc-retry-pushback-ms")?;
     Some(value.to_str().unwrap().parse().unwrap())
 }
-
-/// Waits, in virtual time, until this holds.
-pub(crate) async fn eventually(holds: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("it never held");
-}

@@ -44,8 +44,7 @@ impl RerankerClient {
         let request = rerank::RerankRequest {
             query,
             passages,
-            max_results: 0,
-            expected_fingerprint: String::new(),
+            ..rerank::RerankRequest::default()
         };
         let request = with_deadline(request, deadline, now());
         let answer = self.client.clone().rerank_stream(request).await;
