@@ -95,6 +95,15 @@ fn element<const SIZE: usize>(table: &[u8], index: usize) -> Option<[u8; SIZE]> 
     table.get(start..start.checked_add(SIZE)?)?.try_into().ok()
 }
 
+/// All elements of a table of u16.
+pub(crate) fn u16s(table: &[u8]) -> impl Iterator<Item = u16> {
+    table
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| u16::from_le_bytes(bytes))
+}
+
 /// All elements of a table of u32.
 pub(crate) fn u32s(table: &[u8]) -> impl Iterator<Item = u32> {
     table

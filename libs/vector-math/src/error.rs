@@ -67,6 +67,12 @@ pub enum VectorError {
         /// What is wrong with it.
         source: Box<VectorError>,
     },
+    /// A text of more tokens than are counted.
+    #[error("{tokens} tokens are more than the {} that a text may have", usize::from(u16::MAX) + 1)]
+    TooManyTokens {
+        /// Tokens that were given.
+        tokens: usize,
+    },
     /// Token vectors of dimensions that can't be.
     #[error("token vectors of {dimensions} dimensions are not possible")]
     TokenDimensions {

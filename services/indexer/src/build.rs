@@ -372,12 +372,9 @@ impl Writers {
         let (Some(writer), Some(tokens)) = (&mut self.colbert, &build.tokens) else {
             return Ok(());
         };
-        let mut blocks = Vec::new();
         for row in batch.iter().flat_map(|prepared| prepared.rows.clone()) {
-            tokens
-                .read(row, &mut blocks)
-                .map_err(IndexError::spool(build.documents.directory()))?;
-            writer.push(&blocks)?;
+            let passage = tokens.read(row);
+            writer.push(&passage.map_err(IndexError::spool(build.documents.directory()))?)?;
         }
         Ok(())
     }

@@ -9,9 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use segment::colbert::TokenCoder;
+use segment::colbert::{PackedTokens, TokenCoder};
 use segment::manifest::ColbertSettings;
-use vector_math::{Rotation, VectorError};
+use vector_math::{Rotation, TokenLayout, VectorError};
 
 use crate::error::IndexError;
 use crate::rotation::{SEED, sample_rows};
@@ -113,14 +113,28 @@ impl CodedTokens {
         &self.coder
     }
 
-    /// The blocks of a row's passage.
-    pub(crate) fn read(&self, row: u64, blocks: &mut Vec<u8>) -> io::Result<()> {
-        self.spool.read(row, blocks)
+    /// The codes of a row's passage.
+    pub(crate) fn read(&self, row: u64) -> io::Result<PackedTokens> {
+        Ok(self.split(self.spool.read(row)?))
     }
 
     fn take(&self, row: u64, tokens: &[f32]) -> Result<(), TokenFault> {
-        let blocks = self.coder.pack(tokens).map_err(TokenFault::Vectors)?;
-        self.spool.write(row, &blocks).map_err(TokenFault::Spool)
+        let passage = self.coder.pack(tokens).map_err(TokenFault::Vectors)?;
+        let mut bytes = passage.blocks;
+        bytes.extend(passage.positions.iter().flat_map(|it| it.to_le_bytes()));
+        self.spool.write(row, &bytes).map_err(TokenFault::Spool)
+    }
+
+    /// Blocks lie in front of positions, and both have one size for all blocks.
+    fn split(&self, mut blocks: Vec<u8>) -> PackedTokens {
+        let block_bytes = self.coder.layout().block_bytes();
+        let count = blocks.len() / (block_bytes + TokenLayout::BLOCK_TOKENS * size_of::<u16>());
+        let positions = blocks.split_off(count * block_bytes);
+        let positions = positions.as_chunks().0.iter();
+        PackedTokens {
+            blocks,
+            positions: positions.map(|&it| u16::from_le_bytes(it)).collect(),
+        }
     }
 }
 
@@ -163,14 +177,15 @@ impl TokenSpool {
         self.file.write_all_at(bytes, place.start)
     }
 
-    /// Fills `bytes` with a row. One that was never written is an error.
-    fn read(&self, row: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    /// The bytes of a row. One that was never written is an error.
+    fn read(&self, row: u64) -> io::Result<Vec<u8>> {
         let place = self.places().rows[row as usize].clone();
         if place == UNWRITTEN {
             return Err(io::ErrorKind::NotFound.into());
         }
-        bytes.resize((place.end - place.start) as usize, 0);
-        self.file.read_exact_at(bytes, place.start)
+        let mut bytes = vec![0; (place.end - place.start) as usize];
+        self.file.read_exact_at(&mut bytes, place.start)?;
+        Ok(bytes)
     }
 
     /// A panic while the lock is held leaves nothing half done.
@@ -201,12 +216,24 @@ mod tests {
         for (row, bytes) in [(7, &[1_u8, 2, 3][..]), (0, &[]), (3, &[9; 100])] {
             spool.write(row, bytes).unwrap();
         }
-        let mut bytes = vec![5; 10];
         for (row, expected) in [(3, &[9_u8; 100][..]), (7, &[1, 2, 3]), (0, &[])] {
-            spool.read(row, &mut bytes).unwrap();
-            assert_eq!(bytes, expected);
+            assert_eq!(spool.read(row).unwrap(), expected);
         }
-        assert!(spool.read(1, &mut bytes).is_err());
+        assert!(spool.read(1).is_err());
+    }
+
+    #[test]
+    fn blocks_and_positions_come_back_as_they_were_packed() {
+        let directory = tempfile::tempdir().unwrap();
+        let coder = TokenCoder::new(&settings(1), None).unwrap();
+        let codes = CodedTokens::create(directory.path(), coder.clone(), 20).unwrap();
+        let tokens = |row: u64| -> Vec<f32> { (0..row * 4).map(|at| (at as f32).cos()).collect() };
+        for row in 0..20 {
+            assert!(codes.take(row, &tokens(row)).is_ok());
+        }
+        for row in (0..20).rev() {
+            assert_eq!(codes.read(row).unwrap(), coder.pack(&tokens(row)).unwrap());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use vector_math::{Rotation, TokenLayout, VectorCoder, VectorError};
 
-use super::pooling::pool;
+use super::pooling::{Pooled, pool};
 use crate::manifest::ColbertSettings;
 
 /// Codes the token vectors of a collection: the same for all its segments, and for its queries.
@@ -11,6 +11,24 @@ pub struct TokenCoder {
     projection: VectorCoder,
     layout: TokenLayout,
     pooling: usize,
+}
+
+/// Token vectors as they are scored, and which of those that were given they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProjectedTokens {
+    /// Row-major [tokens, stored dimensions], each of norm 1.
+    pub vectors: Vec<f32>,
+    /// By token: its place among those that were given, from 0. Ascending.
+    pub positions: Vec<u16>,
+}
+
+/// The tokens of a passage as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackedTokens {
+    /// Whole blocks, as [`TokenLayout::pack_passage`] makes them.
+    pub blocks: Vec<u8>,
+    /// By place in the blocks: which of the encoder's tokens is there, from 0. The last is repeated as its token is.
+    pub positions: Vec<u16>,
 }
 
 impl TokenCoder {
@@ -42,30 +60,53 @@ impl TokenCoder {
         self.layout
     }
 
-    /// Rotates and cuts token vectors that lie one behind the other: [tokens, stored dimensions], of norm 1.
+    /// Rotates and cuts token vectors that lie one behind the other.
     ///
     /// A token that lies wholly in the dimensions that are not stored is left out: its cosine with any other would be 0.
-    /// Refuses another width, NaN, infinities and the zero vector.
-    pub fn project(&self, tokens: &[f32]) -> Result<Vec<f32>, VectorError> {
-        let mut projected = Vec::with_capacity(tokens.len() / self.width() * self.dimensions());
-        for token in tokens.chunks(self.width()) {
+    /// Refuses another width, NaN, infinities, the zero vector, and more than 65,536 tokens.
+    pub fn project(&self, tokens: &[f32]) -> Result<ProjectedTokens, VectorError> {
+        let count = tokens.len().div_ceil(self.width());
+        let mut projected = ProjectedTokens {
+            vectors: Vec::with_capacity(count * self.dimensions()),
+            positions: Vec::with_capacity(count),
+        };
+        for (place, token) in tokens.chunks(self.width()).enumerate() {
+            let position =
+                u16::try_from(place).map_err(|_| VectorError::TooManyTokens { tokens: count })?;
             let stored = self.projection.stored_values(token)?;
             if stored.iter().any(|value| *value != 0.0) {
-                projected.extend(stored);
+                projected.vectors.extend(stored);
+                projected.positions.push(position);
             }
         }
         Ok(projected)
     }
 
-    /// The blocks of a passage: what [`super::ColbertWriter::push`] takes. Refuses what [`TokenCoder::project`] refuses.
-    pub fn pack(&self, tokens: &[f32]) -> Result<Vec<u8>, VectorError> {
-        let mut projected = self.project(tokens)?;
+    /// A passage as [`super::ColbertWriter::push`] takes it. Refuses what [`TokenCoder::project`] refuses.
+    pub fn pack(&self, tokens: &[f32]) -> Result<PackedTokens, VectorError> {
+        let mut tokens_to_store = self.project(tokens)?;
         if self.pooling > 1 {
-            projected = pool(&projected, self.dimensions(), self.pooling);
+            tokens_to_store = self.pooled(&tokens_to_store);
         }
+        let ProjectedTokens {
+            vectors,
+            mut positions,
+        } = tokens_to_store;
         let mut blocks = Vec::new();
-        self.layout.pack_passage(&projected, &mut blocks)?;
-        Ok(blocks)
+        let count = self.layout.pack_passage(&vectors, &mut blocks)?;
+        if let Some(&last) = positions.last() {
+            positions.resize(count * TokenLayout::BLOCK_TOKENS, last);
+        }
+        Ok(PackedTokens { blocks, positions })
+    }
+
+    fn pooled(&self, tokens: &ProjectedTokens) -> ProjectedTokens {
+        let Pooled { vectors, nearest } = pool(&tokens.vectors, self.dimensions(), self.pooling);
+        let positions = nearest.iter().map(|&token| tokens.positions[token]);
+        ProjectedTokens {
+            vectors,
+            positions: positions.collect(),
+        }
     }
 
     fn dimensions(&self) -> usize {

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use vector_math::{TokenLayout, TokenRows};
+use vector_math::{TokenLayout, TokenMatch, TokenQuery, TokenRows, VectorError};
 
-use super::{OFFSETS, OFFSETS_MAGIC, TOKENS, TOKENS_MAGIC};
+use super::{
+    OFFSETS, OFFSETS_MAGIC, POSITIONS, POSITIONS_BYTES, POSITIONS_MAGIC, TOKENS, TOKENS_MAGIC,
+};
 use crate::block::Block;
-use crate::layout::{is_ascending, u32_at, u32s};
+use crate::layout::{is_ascending, u16s, u32_at, u32s};
 use crate::manifest::ColbertSettings;
 use crate::{SegmentError, store::PartFiles};
 
@@ -17,6 +19,7 @@ pub struct ColbertPart {
     passages: u32,
     offsets: Block,
     tokens: Block,
+    positions: Block,
 }
 
 impl ColbertPart {
@@ -38,11 +41,19 @@ impl ColbertPart {
             layout.block_bytes(),
             blocks.into(),
         )?;
+        let positions = Block::open(
+            files,
+            POSITIONS,
+            POSITIONS_MAGIC,
+            POSITIONS_BYTES,
+            blocks.into(),
+        )?;
         Ok(Self {
             layout,
             passages,
             offsets,
             tokens,
+            positions,
         })
     }
 
@@ -61,6 +72,45 @@ impl ColbertPart {
             .then(|| at(ordinal).zip(at(ordinal + 1)))
             .flatten()
             .map(|(start, end)| start..end)
+    }
+
+    /// Which of the encoder's tokens a passage's are, from 0: one for each that is stored, without those that fill the last block.
+    /// None beyond the last passage.
+    #[must_use]
+    pub fn positions(&self, ordinal: u32) -> Option<Vec<u16>> {
+        let mut positions: Vec<u16> = self.filled_positions(ordinal)?.collect();
+        positions.dedup();
+        Some(positions)
+    }
+
+    /// For each token of the query its best match in a passage: which of the encoder's tokens it is, from 0, and their cosine.
+    /// Empty for a passage without tokens, and beyond the last one. Refuses a query of another layout.
+    pub fn matches(
+        &self,
+        query: &TokenQuery,
+        ordinal: u32,
+    ) -> Result<Vec<TokenMatch>, VectorError> {
+        let mut matches = match self.passage(ordinal) {
+            Some(passage) => self.rows().matches(query, passage)?,
+            None => Vec::new(),
+        };
+        let positions: Vec<u16> = self
+            .filled_positions(ordinal)
+            .into_iter()
+            .flatten()
+            .collect();
+        for found in &mut matches {
+            found.token = positions[found.token].into();
+        }
+        Ok(matches)
+    }
+
+    /// One for each place in the passage's blocks.
+    fn filled_positions(&self, ordinal: u32) -> Option<impl Iterator<Item = u16>> {
+        let byte = |block: u32| block as usize * POSITIONS_BYTES;
+        let passage = self.passage(ordinal)?;
+        let bytes = byte(passage.start)..byte(passage.end);
+        self.positions.rows().get(bytes).map(u16s)
     }
 
     /// How many passages it has.

@@ -6,19 +6,43 @@
 /// Tokens that are clustered together: bounds the matrix of their distances to 2 MB. Longer passages are pooled piece by piece.
 const WINDOW_TOKENS: usize = 512;
 
+/// Vectors that stand for several.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Pooled {
+    /// One behind the other, not normalised.
+    pub(super) vectors: Vec<f32>,
+    /// By vector: the nearest of the tokens that it stands for; of equally near ones the first.
+    pub(super) nearest: Vec<usize>,
+}
+
 /// Pools vectors of norm 1, which lie one behind the other, to one for each `factor` of them (rounded up).
 ///
-/// The means come in the order of the first tokens of their clusters. They are not normalised.
-pub(super) fn pool(tokens: &[f32], dimensions: usize, factor: usize) -> Vec<f32> {
-    let windows = tokens.chunks(WINDOW_TOKENS * dimensions);
-    windows
-        .flat_map(|window| {
-            let vectors: Vec<&[f32]> = window.chunks(dimensions).collect();
-            let clusters = clusters(&vectors, vectors.len().div_ceil(factor));
-            let means = clusters.iter().map(|members| mean(&vectors, members));
-            means.flatten().collect::<Vec<f32>>()
-        })
-        .collect()
+/// The means come in the order of the first tokens of their clusters.
+pub(super) fn pool(tokens: &[f32], dimensions: usize, factor: usize) -> Pooled {
+    let vectors: Vec<&[f32]> = tokens.chunks(dimensions).collect();
+    let mut pooled = Pooled::default();
+    for (window, vectors) in vectors.chunks(WINDOW_TOKENS).enumerate() {
+        for members in clusters(vectors, vectors.len().div_ceil(factor)) {
+            let mean = mean(vectors, &members);
+            let nearest = nearest(vectors, &members, &mean);
+            pooled.vectors.extend(mean);
+            pooled.nearest.push(window * WINDOW_TOKENS + nearest);
+        }
+    }
+    pooled
+}
+
+/// The member with the largest cosine: vectors have norm 1.
+fn nearest(vectors: &[&[f32]], members: &[usize], mean: &[f32]) -> usize {
+    let dot = |member: usize| -> f32 { vectors[member].iter().zip(mean).map(|(a, b)| a * b).sum() };
+    let rest = members[1..].iter().copied();
+    rest.fold(members[0], |best, member| {
+        if dot(member) > dot(best) {
+            member
+        } else {
+            best
+        }
+    })
 }
 
 /// The mean of some vectors; where they cancel out, the first of them.
@@ -224,14 +248,33 @@ mod tests {
         let pooled = pool(&tokens, 2, 2);
         let expected = [0.14, 0.98, 0.98, 0.14];
         let close = |pair: (&f32, &f32)| (pair.0 - pair.1).abs() < 1e-6;
-        assert!(pooled.iter().zip(&expected).all(close), "{pooled:?}");
-        assert_eq!(pool(&tokens, 2, 1), tokens);
-        assert!(pool(&[], 2, 3).is_empty());
+        assert!(
+            pooled.vectors.iter().zip(&expected).all(close),
+            "{pooled:?}"
+        );
+        let single = pool(&tokens, 2, 1);
+        assert_eq!(
+            (&single.vectors[..], &single.nearest[..]),
+            (&tokens[..], &[0, 1, 2, 3][..])
+        );
+        assert_eq!(pool(&[], 2, 3), Pooled::default());
+    }
+
+    #[test]
+    fn the_member_nearest_to_the_mean_stands_for_it() {
+        // Two groups of angles, whose means are at .167 and 2.133.
+        let angles = [0.0_f32, 0.3, 2.0, 0.2, 2.3, 2.1];
+        let tokens: Vec<f32> = angles.iter().flat_map(|it| [it.cos(), it.sin()]).collect();
+        assert_eq!(pool(&tokens, 2, 3).nearest, [3, 5]);
     }
 
     #[test]
     fn opposite_tokens_leave_the_first() {
-        assert_eq!(pool(&[0.0, -1.0, 0.0, 1.0], 2, 2), [0.0, -1.0]);
+        let pooled = pool(&[0.0, -1.0, 0.0, 1.0], 2, 2);
+        assert_eq!(
+            (&pooled.vectors[..], &pooled.nearest[..]),
+            (&[0.0, -1.0][..], &[0][..])
+        );
     }
 
     #[test]
@@ -243,10 +286,15 @@ mod tests {
             })
             .collect();
         let pooled = pool(&tokens, 2, 2);
-        assert_eq!(pooled.len() / 2, WINDOW_TOKENS / 2 + 2);
-        assert_eq!(
-            pooled[..WINDOW_TOKENS],
-            pool(&tokens[..2 * WINDOW_TOKENS], 2, 2)
+        let first = pool(&tokens[..2 * WINDOW_TOKENS], 2, 2);
+        assert_eq!(pooled.nearest.len(), WINDOW_TOKENS / 2 + 2);
+        assert_eq!(pooled.vectors[..WINDOW_TOKENS], first.vectors);
+        assert_eq!(pooled.nearest[..WINDOW_TOKENS / 2], first.nearest);
+        let behind = WINDOW_TOKENS..WINDOW_TOKENS + 3;
+        assert!(
+            pooled.nearest[WINDOW_TOKENS / 2..]
+                .iter()
+                .all(|it| behind.contains(it))
         );
     }
 }

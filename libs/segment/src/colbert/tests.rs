@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use vector_math::{Rotation, TokenQuery};
 
-use super::{ColbertPart, ColbertWriter, OFFSETS, TOKENS, TokenCoder};
+use super::{ColbertPart, ColbertWriter, OFFSETS, POSITIONS, PackedTokens, TOKENS, TokenCoder};
 use crate::manifest::ColbertSettings;
 use crate::{SegmentError, store::PartFiles};
 
@@ -33,6 +33,12 @@ fn token(seed: u64) -> Vec<f32> {
     // Half of the components are small: a cut to the others loses little.
     let small = |at: u64| if at.is_multiple_of(2) { 1.0 } else { 0.05 };
     (0..WIDTH as u64).map(|at| small(at) * noise(at)).collect()
+}
+
+fn outside_the_cut() -> Vec<f32> {
+    let mut outside = vec![0.0; WIDTH];
+    outside[30] = 1.0;
+    outside
 }
 
 /// A passage of as many tokens as its ordinal says, the first of none.
@@ -63,7 +69,7 @@ fn open(folder: &Path, dimensions: u32, passages: u32) -> Result<ColbertPart, Se
 }
 
 fn query(coder: &TokenCoder, tokens: &[f32]) -> TokenQuery {
-    TokenQuery::new(coder.layout(), &coder.project(tokens).unwrap()).unwrap()
+    TokenQuery::new(coder.layout(), &coder.project(tokens).unwrap().vectors).unwrap()
 }
 
 fn score(part: &ColbertPart, query: &TokenQuery, ordinal: u32) -> f32 {
@@ -117,7 +123,7 @@ fn what_was_written_is_scored() {
 fn blocks_are_mapped_at_a_cache_line() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &plain(), 10);
-    let blocks = plain().pack(&tokens(9)).unwrap();
+    let PackedTokens { blocks, .. } = plain().pack(&tokens(9)).unwrap();
     let file = std::fs::read(folder.path().join(TOKENS)).unwrap();
     assert!(file.ends_with(&blocks) && blocks.len().is_multiple_of(64));
     let passages_before: usize = (0..9_u32).map(|ordinal| ordinal.div_ceil(8) as usize).sum();
@@ -152,19 +158,23 @@ fn pooling_halves_the_blocks_and_keeps_what_tokens_have_in_common() {
     let pairs: Vec<f32> = (0..16)
         .flat_map(|seed| [token(seed), token(seed)].concat())
         .collect();
-    let blocks = coder.pack(&pairs).unwrap();
-    assert_eq!(blocks.len(), 2 * coder.layout().block_bytes());
+    let passage = coder.pack(&pairs).unwrap();
+    assert_eq!(passage.blocks.len(), 2 * coder.layout().block_bytes());
     let singles: Vec<f32> = (0..16).flat_map(token).collect();
-    assert_eq!(blocks, plain().pack(&singles).unwrap());
+    assert_eq!(passage.blocks, plain().pack(&singles).unwrap().blocks);
+    // Of two equal ones the first.
+    let firsts: Vec<u16> = (0..16).map(|pair| 2 * pair).collect();
+    assert_eq!(passage.positions, firsts);
 }
 
 #[test]
 fn tokens_that_are_none_are_refused_and_those_outside_the_cut_left_out() {
     let coder = TokenCoder::new(&settings(20, 1), None).unwrap();
-    let mut outside = vec![0.0; WIDTH];
-    outside[30] = 1.0;
-    assert!(coder.project(&outside).unwrap().is_empty());
-    assert!(coder.pack(&outside).unwrap().is_empty());
+    let outside = outside_the_cut();
+    assert!(coder.project(&outside).unwrap().vectors.is_empty());
+    assert_eq!(coder.pack(&outside).unwrap(), PackedTokens::default());
+    let between = coder.project(&[token(1), outside, token(2)].concat());
+    assert_eq!(between.unwrap().positions, [0, 2]);
     for wrong in [
         vec![0.0; WIDTH],
         vec![f32::NAN; WIDTH],
@@ -188,8 +198,51 @@ fn a_segment_without_passages_is_empty() {
 fn half_a_block_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = ColbertWriter::new(folder.path(), plain().layout()).unwrap();
-    let outcome = writer.push(&[0; 32]);
+    let outcome = writer.push(&PackedTokens {
+        blocks: vec![0; 32],
+        positions: Vec::new(),
+    });
     assert!(matches!(outcome, Err(SegmentError::Invalid { .. })));
+}
+
+#[test]
+fn positions_of_more_or_fewer_tokens_are_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let passage = plain().pack(&tokens(9)).unwrap();
+    for count in [0, 8, 9, 15, 24] {
+        let mut wrong = passage.clone();
+        wrong.positions.resize(count, 0);
+        let mut writer = ColbertWriter::new(folder.path(), plain().layout()).unwrap();
+        let outcome = writer.push(&wrong);
+        assert!(
+            matches!(outcome, Err(SegmentError::Invalid { .. })),
+            "{count}"
+        );
+    }
+}
+
+#[test]
+fn a_match_names_the_token_of_the_encoder() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &plain(), 12);
+    let part = open(folder.path(), WIDTH as u32, 12).unwrap();
+    let query = query(&plain(), &[token(9 << 8 | 8), token(9 << 8 | 3)].concat());
+    let matches = part.matches(&query, 9).unwrap();
+    assert_eq!(
+        matches.iter().map(|found| found.token).collect::<Vec<_>>(),
+        [8, 3]
+    );
+    let sum: f32 = matches.iter().map(|found| found.cosine).sum();
+    assert_eq!(sum, score(&part, &query, 9));
+    assert_eq!(part.positions(9).unwrap(), (0..9).collect::<Vec<u16>>());
+    // A passage without tokens, and none at all.
+    assert!(part.positions(0).unwrap().is_empty());
+    assert_eq!(part.positions(12), None);
+    for nothing in [0, 12] {
+        assert_eq!(part.matches(&query, nothing).unwrap(), []);
+    }
+    let narrow = TokenQuery::new(vector_math::TokenLayout::new(8).unwrap(), &[1.0; 8]);
+    assert!(part.matches(&narrow.unwrap(), 9).is_err());
 }
 
 #[test]
@@ -203,7 +256,7 @@ fn files_that_do_not_fit_are_refused_by_name() {
     let width = WIDTH as u32;
     assert_eq!(refused(width, 29), OFFSETS);
     assert_eq!(refused(width - 8, 30), TOKENS);
-    for name in [TOKENS, OFFSETS] {
+    for name in [TOKENS, OFFSETS, POSITIONS] {
         let path = folder.path().join(name);
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 4, 40, whole.len() / 2, whole.len() - 1] {
@@ -237,10 +290,10 @@ fn offsets_that_fall_or_start_late_are_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn a_flipped_byte_never_panics(file in 0_usize..2, at in 0_usize..3000, flip in 1_u8..=255) {
+    fn a_flipped_byte_never_panics(file in 0_usize..3, at in 0_usize..3000, flip in 1_u8..=255) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &plain(), 12);
-        let path = folder.path().join([TOKENS, OFFSETS][file]);
+        let path = folder.path().join([TOKENS, OFFSETS, POSITIONS][file]);
         let mut bytes = std::fs::read(&path).unwrap();
         let at = at % bytes.len();
         bytes[at] ^= flip;
@@ -249,6 +302,42 @@ proptest! {
             let query = query(&plain(), &tokens(5));
             for ordinal in 0..12 {
                 prop_assert!(score(&part, &query, ordinal).is_finite());
+                prop_assert!(part.matches(&query, ordinal).is_ok());
+                prop_assert!(part.positions(ordinal).is_some());
+            }
+        }
+    }
+
+    /// What is stored under a position is the encoder's token there, or one pooled of it and others that it is the nearest of.
+    #[test]
+    fn positions_are_those_of_the_tokens_that_were_stored(
+        seeds in prop::collection::vec(prop::option::weighted(0.8, 0_u64..40), 0..60),
+        pooling in 1_u32..=3,
+    ) {
+        let coder = TokenCoder::new(&settings(20, pooling), None).unwrap();
+        let given: Vec<Vec<f32>> = seeds.iter().map(|seed| seed.map_or_else(outside_the_cut, token)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = ColbertWriter::new(folder.path(), coder.layout()).unwrap();
+        for passage in [&tokens(3), &given.concat(), &tokens(4)] {
+            writer.push(&coder.pack(passage).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+        let part = open(folder.path(), 20, 3).unwrap();
+        let positions = part.positions(1).unwrap();
+        let kept = seeds.iter().flatten().count();
+        prop_assert_eq!(positions.len(), kept.div_ceil(pooling as usize));
+        let distinct: std::collections::BTreeSet<&u16> = positions.iter().collect();
+        prop_assert_eq!(distinct.len(), positions.len());
+        prop_assert!(positions.iter().all(|&it| seeds[usize::from(it)].is_some()));
+        prop_assert_eq!(part.positions(2).unwrap().len(), 4_usize.div_ceil(pooling as usize));
+        for (place, &position) in positions.iter().enumerate() {
+            let itself = query(&coder, &given[usize::from(position)]);
+            let matches = part.matches(&itself, 1).unwrap();
+            prop_assert!(positions.contains(&(matches[0].token as u16)));
+            if pooling == 1 {
+                // Of equal tokens the first.
+                let first = seeds.iter().position(|it| *it == seeds[usize::from(position)]);
+                prop_assert_eq!(Some(matches[0].token), first, "at {}", place);
             }
         }
     }

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use vector_math::TokenLayout;
 
-use super::{OFFSETS, OFFSETS_MAGIC, TOKENS, TOKENS_MAGIC};
+use super::{
+    OFFSETS, OFFSETS_MAGIC, POSITIONS, POSITIONS_BYTES, POSITIONS_MAGIC, PackedTokens, TOKENS,
+    TOKENS_MAGIC,
+};
 use crate::SegmentError;
 use crate::block::BlockWriter;
 
@@ -12,6 +15,7 @@ use crate::block::BlockWriter;
 pub struct ColbertWriter {
     folder: PathBuf,
     tokens: BlockWriter,
+    positions: BlockWriter,
     /// Where each passage ends.
     ends: Vec<u32>,
 }
@@ -22,13 +26,22 @@ impl ColbertWriter {
         Ok(Self {
             folder: folder.to_owned(),
             tokens: BlockWriter::create(folder, TOKENS, TOKENS_MAGIC, layout.block_bytes())?,
+            positions: BlockWriter::create(folder, POSITIONS, POSITIONS_MAGIC, POSITIONS_BYTES)?,
             ends: Vec::new(),
         })
     }
 
-    /// Adds the blocks of the next passage; none for a passage without tokens.
-    pub fn push(&mut self, blocks: &[u8]) -> Result<(), SegmentError> {
-        self.tokens.push_all(blocks)?;
+    /// Adds the next passage, which may be without tokens. Refuses half a block, and positions for more or fewer tokens.
+    pub fn push(&mut self, passage: &PackedTokens) -> Result<(), SegmentError> {
+        self.tokens.push_all(&passage.blocks)?;
+        let positions = passage.positions.iter();
+        let bytes: Vec<u8> = positions.flat_map(|it| it.to_le_bytes()).collect();
+        self.positions.push_all(&bytes)?;
+        if self.positions.rows() != self.tokens.rows() {
+            let count = passage.positions.len();
+            let reason = format!("{count} positions are not those of the passage's blocks");
+            return Err(SegmentError::invalid(reason));
+        }
         let end = u32::try_from(self.tokens.rows()).map_err(|_| {
             SegmentError::invalid("a segment has at most 2^32 − 1 blocks of tokens")
         })?;
@@ -39,6 +52,7 @@ impl ColbertWriter {
     /// Completes the files.
     pub fn finish(self) -> Result<(), SegmentError> {
         self.tokens.finish()?;
+        self.positions.finish()?;
         let mut offsets =
             BlockWriter::create(&self.folder, OFFSETS, OFFSETS_MAGIC, size_of::<u32>())?;
         for offset in std::iter::once(0).chain(self.ends) {

@@ -427,7 +427,7 @@ async fn check_tokens(
         let passage = documents.passage(ordinal).unwrap().unwrap();
         let text = index_text(&passage.title, &passage.text);
         let tokens = coder.project(&token_vectors_of(&text, coder.width()));
-        let query = TokenQuery::new(part.layout(), &tokens.unwrap()).unwrap();
+        let query = TokenQuery::new(part.layout(), &tokens.unwrap().vectors).unwrap();
         let blocks = [part.passage(ordinal).unwrap()];
         let score = part.rows().score_while(&query, &blocks, |_| true).unwrap()[0];
         let share = score / query.tokens() as f32;
