@@ -571,7 +571,7 @@ impl<L: PartLoader> Catalog<L> {
         entry: &SegmentEntry,
         loaded: &[Arc<ServedSnapshot<L>>],
     ) -> Result<ServedSegment<L>, SegmentError> {
-        let same_files = |segment: &&ServedSegment<L>| segment.entry.parts == entry.parts;
+        let same_files = |segment: &&ServedSegment<L>| self.loads_the_same(&segment.entry, entry);
         let shared = loaded
             .iter()
             .filter_map(|snapshot| snapshot.segment(entry.number))
@@ -588,6 +588,13 @@ impl<L: PartLoader> Catalog<L> {
             }),
             None => self.load_parts(manifest, entry, live).await,
         }
+    }
+
+    /// Parts that come and go for other services are of no matter here.
+    fn loads_the_same(&self, one: &SegmentEntry, other: &SegmentEntry) -> bool {
+        let parts = [DOCUMENTS, ATTRIBUTES, self.loader.part()].into_iter();
+        let mut parts = parts.chain(self.loader.part_beside());
+        parts.all(|part| one.parts.get(part) == other.parts.get(part))
     }
 
     async fn load_parts(

@@ -396,6 +396,28 @@ impl Documents {
         }))
     }
 
+    /// A stored document with all its passages. None: there is no such document.
+    pub fn document(&self, document: u32) -> Result<Option<Document>, SegmentError> {
+        let Some(ordinals) = self.passages_of(document) else {
+            return Ok(None);
+        };
+        let contradiction = || SegmentError::damaged(TABLES, "contradicts itself");
+        let head = self.head(document).ok_or_else(contradiction)?;
+        let mut start = head.metadata.end;
+        let mut passages = Vec::new();
+        for ordinal in ordinals {
+            let end = self.passage_end(ordinal).ok_or_else(contradiction)?;
+            passages.push(self.text(start..end)?);
+            start = end;
+        }
+        Ok(Some(Document {
+            id: self.document_id(document).unwrap_or_default().to_owned(),
+            title: self.text(head.title)?,
+            metadata_json: self.text(head.metadata)?,
+            passages,
+        }))
+    }
+
     fn table(&self, range: &Range<usize>) -> &[u8] {
         self.tables.get(range.clone()).unwrap_or_default()
     }

@@ -38,7 +38,7 @@ pub struct Manifest {
     pub collection: CollectionName,
     /// Number of the snapshot, from 1; each commit takes the next.
     pub number: u64,
-    /// What the collection was created with; never changes.
+    /// What the collection was created with. Stages may come and go with what belongs to them; the rest never changes.
     pub settings: CollectionSettings,
     /// Types of the metadata fields of all documents so far.
     pub attributes: AttributeTypes,

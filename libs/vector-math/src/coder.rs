@@ -129,6 +129,16 @@ impl VectorCoder {
 }
 
 impl CodedVector {
+    /// In the place of a passage that has no vector: its cosine with any other is 0.
+    pub fn none(dimensions: usize) -> Self {
+        Self {
+            codes: vec![0; dimensions],
+            prefix_scale: 0.0,
+            rest_scale: 0.0,
+            prefix_inverse_norm: 0.0,
+        }
+    }
+
     /// Dimensions of the whole vector.
     pub fn dimensions(&self) -> usize {
         self.codes.len()

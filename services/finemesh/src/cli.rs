@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Up,
     /// Run one service (or all) as configured
     Serve(ServeArgs),
-    /// Add or replace documents from BEIR-style JSONL files (plain or gzip)
+    /// Add or replace documents from BEIR-style JSONL files (plain or gzip), or change a collection's stages
     Index(IndexArgs),
     /// Remove documents by id
     Delete(DeleteArgs),
@@ -119,26 +119,27 @@ pub(crate) struct IndexArgs {
     /// Collection; created if it does not exist
     #[arg(long)]
     pub(crate) collection: String,
-    /// JSONL files, plain or gzip; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
+    /// JSONL files, plain or gzip; `-` is standard input. None: give the collection other stages, of the documents that it has
+    #[arg(required_unless_present = "stages", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Shards of a new collection
-    #[arg(long)]
+    #[arg(long, requires = "files")]
     pub(crate) shards: Option<u32>,
-    /// Stages to build of a new collection: sparse, dense, rescore, colbert [default: sparse,dense]
+    /// Stages to build of a new collection: sparse, dense, rescore, colbert [default: sparse,dense]. Without a file: those that
+    /// an existing one is to have; what it lacks is built, what is not named is left out
     #[arg(long, value_delimiter = ',', value_name = "STAGE")]
     pub(crate) stages: Vec<String>,
     /// Tokens of a passage; longer documents are split
-    #[arg(long)]
+    #[arg(long, requires = "files")]
     pub(crate) passage_tokens: Option<u32>,
     /// Tokens that neighbouring passages share
-    #[arg(long)]
+    #[arg(long, requires = "files")]
     pub(crate) overlap_tokens: Option<u32>,
     /// Language of the text: english, german, … or none
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", requires = "files")]
     pub(crate) language: String,
     /// Leave out invalid lines instead of refusing the run
-    #[arg(long)]
+    #[arg(long, requires = "files")]
     pub(crate) skip_invalid: bool,
     /// Print the summary as JSON
     #[arg(long)]

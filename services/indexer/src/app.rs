@@ -7,14 +7,14 @@ use futures::future::BoxFuture;
 use search_core::CollectionName;
 use segment::store::Store;
 use service_kit::Readiness;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::config::Config;
 use crate::encode::Encoders;
 use crate::error::IndexError;
 use crate::progress::{Event, Summary};
 use crate::run::{Deletion, Indexer};
-use crate::settings::IndexSettings;
+use crate::settings::{IndexSettings, StageSettings};
 use crate::source::LineBatch;
 
 /// Called after each commit and waited for, so that retrievers in the same process have the snapshot when its writer hears
@@ -62,16 +62,31 @@ impl App {
         lines: impl Stream<Item = Result<LineBatch, IndexError>> + Send + Unpin,
         events: mpsc::Sender<Event>,
     ) -> Result<Summary, IndexError> {
-        let _run = self
-            .runs
-            .try_acquire()
-            .map_err(|_| IndexError::TooManyRuns {
-                limit: self.max_runs,
-            })?;
+        let _run = self.begin_run()?;
         let collection = settings.collection.clone();
         let summary = self.indexer.index(settings, lines, events).await?;
         self.tell(collection, summary.snapshot).await;
         Ok(summary)
+    }
+
+    /// [`Indexer::set_stages`] within the service's bounds.
+    pub async fn set_stages(
+        &self,
+        wishes: StageSettings,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Summary, IndexError> {
+        let _run = self.begin_run()?;
+        let collection = wishes.collection.clone();
+        let summary = self.indexer.set_stages(wishes, events).await?;
+        self.tell(collection, summary.snapshot).await;
+        Ok(summary)
+    }
+
+    fn begin_run(&self) -> Result<SemaphorePermit<'_>, IndexError> {
+        let permit = self.runs.try_acquire();
+        permit.map_err(|_| IndexError::TooManyRuns {
+            limit: self.max_runs,
+        })
     }
 
     /// [`Indexer::delete`], and word of it.

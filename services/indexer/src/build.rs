@@ -3,9 +3,12 @@
 //! Each shard's documents are sorted by id and cut into segments: a segment is full when it has the passages that it may have,
 //! or when its postings take too much memory. Texts and vectors come out of the spools a few at a time.
 
+mod parts;
+mod vectors;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -14,24 +17,20 @@ use segment::attributes::AttributesWriter;
 use segment::checksum::FileEntry;
 
 use segment::SegmentError;
-use segment::colbert::ColbertWriter;
-use segment::dense::DenseWriter;
 use segment::documents::{Document, DocumentsWriter};
-use segment::manifest::{
-    ATTRIBUTES, CollectionSettings, DOCUMENTS, DenseSettings, Stage, segment_folder,
-};
+use segment::manifest::{ATTRIBUTES, CollectionSettings, DOCUMENTS, Stage, segment_folder};
 use segment::sparse::{SparseBuilder, SparseIndex};
 use segment::store::{PartFiles, Store};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
-use vector_math::{CodedVector, VectorCoder};
 
+pub(crate) use self::parts::{BuiltParts, PartsBuild, build_parts};
+use self::vectors::{CodedRows, VectorWriters};
+pub(crate) use self::vectors::{CodedSpool, VectorSources};
 use crate::documents::RunDocuments;
 use crate::error::IndexError;
 use crate::passages::Passages;
 use crate::progress::Counter;
-use crate::spool::VectorSpool;
-use crate::tokens::CodedTokens;
 
 /// Documents that are read and coded together, on all cores.
 const BATCH_DOCUMENTS: usize = 256;
@@ -43,31 +42,11 @@ pub(crate) struct Build {
     pub(crate) documents: Arc<RunDocuments>,
     pub(crate) passages: Arc<Passages>,
     pub(crate) settings: CollectionSettings,
-    /// Set if there is a dense stage.
-    pub(crate) vectors: Option<CodedSpool>,
-    /// Set if there is a rescore stage.
-    pub(crate) rescore: Option<CodedSpool>,
-    /// Set if there is a colbert stage.
-    pub(crate) tokens: Option<Arc<CodedTokens>>,
+    pub(crate) vectors: VectorSources,
     pub(crate) max_segment_passages: u64,
+    /// The first number that a new segment may get. Only a name in the keys: the manifest's numbers count.
+    pub(crate) first_number: u32,
     pub(crate) counter: Counter,
-}
-
-/// The vectors of one encoder, and how they are coded.
-pub(crate) struct CodedSpool {
-    coder: VectorCoder,
-    vectors: Arc<VectorSpool>,
-}
-
-impl CodedSpool {
-    /// Both or none.
-    pub(crate) fn zip(
-        coder: Option<VectorCoder>,
-        vectors: &Option<Arc<VectorSpool>>,
-    ) -> Option<Self> {
-        let (coder, vectors) = coder.zip(vectors.clone())?;
-        Some(Self { coder, vectors })
-    }
 }
 
 /// A segment that is stored already and only needs a number.
@@ -88,15 +67,13 @@ pub(crate) struct BuiltSegments {
     folders: Vec<TempDir>,
 }
 
-/// Where the segments of a run go.
+/// Where the files of a run go.
 #[derive(Clone)]
 pub(crate) struct Destination {
     pub(crate) store: Store,
     pub(crate) collection: CollectionName,
     /// Makes the run's keys unique.
     pub(crate) run: String,
-    /// The first number that a new segment may get. Only a name in the keys: the manifest's numbers count.
-    pub(crate) first_number: u32,
 }
 
 /// Builds and stores all segments.
@@ -114,7 +91,10 @@ pub(crate) async fn build_segments(
             let write = move || write_segment(&task, &task_order[next..], shard);
             let written = tokio::task::spawn_blocking(write).await??;
             next += written.documents as usize;
-            built.add(written, destination).await?;
+            let number = build
+                .first_number
+                .saturating_add(built.segments.len() as u32);
+            built.add(written, number, destination).await?;
         }
     }
     Ok(built)
@@ -130,11 +110,9 @@ impl BuiltSegments {
     async fn add(
         &mut self,
         written: WrittenSegment,
+        number: u32,
         destination: &Destination,
     ) -> Result<(), IndexError> {
-        let number = destination
-            .first_number
-            .saturating_add(self.segments.len() as u32);
         let WrittenSegment {
             folder,
             shard,
@@ -227,10 +205,7 @@ fn next_batch<'a>(build: &Build, order: &'a [u32], mut passages: u64) -> &'a [u3
 struct Prepared {
     document: Document,
     metadata: Map<String, Value>,
-    vectors: Vec<CodedVector>,
-    rescore: Vec<CodedVector>,
-    /// Of its passages.
-    rows: Range<u64>,
+    vectors: CodedRows,
 }
 
 /// Returns the passages of the batch.
@@ -240,8 +215,7 @@ fn push_batch(build: &Build, writers: &mut Writers, batch: &[u32]) -> Result<u64
         .map(|document| prepare(build, *document as usize))
         .collect();
     let prepared = prepared?;
-    writers.push(&prepared)?;
-    writers.push_tokens(build, &prepared)?;
+    writers.push(build, &prepared)?;
     let passages = prepared
         .iter()
         .map(|document| document.document.passages.len() as u64)
@@ -259,47 +233,13 @@ fn prepare(build: &Build, document: usize) -> Result<Prepared, IndexError> {
     };
     Ok(Prepared {
         metadata: read.metadata(),
-        vectors: coded_vectors(build, &build.vectors, document)?,
-        rescore: coded_vectors(build, &build.rescore, document)?,
         document: Document {
             id: build.documents.id(document).to_string(),
             passages: rows.clone().map(text_of).collect(),
             title: read.title,
             metadata_json: read.metadata_json,
         },
-        rows,
-    })
-}
-
-/// Those of the document's passages; empty where there is no such part.
-fn coded_vectors(
-    build: &Build,
-    spool: &Option<CodedSpool>,
-    document: usize,
-) -> Result<Vec<CodedVector>, IndexError> {
-    let Some(spool) = spool else {
-        return Ok(Vec::new());
-    };
-    let rows = build.passages.rows(document);
-    rows.map(|row| coded_vector(build, spool, document, row))
-        .collect()
-}
-
-fn coded_vector(
-    build: &Build,
-    spool: &CodedSpool,
-    document: usize,
-    row: u64,
-) -> Result<CodedVector, IndexError> {
-    let mut vector = Vec::new();
-    spool
-        .vectors
-        .read(row, &mut vector)
-        .map_err(IndexError::spool(build.documents.directory()))?;
-    let coded = spool.coder.prepare(&vector);
-    coded.map_err(|source| IndexError::Vector {
-        document: build.documents.name(document),
-        source,
+        vectors: build.vectors.coded(&build.documents, document, rows)?,
     })
 }
 
@@ -308,39 +248,18 @@ struct Writers {
     documents: DocumentsWriter,
     attributes: AttributesWriter,
     sparse: SparseBuilder,
-    dense: Option<DenseWriter>,
-    rescore: Option<DenseWriter>,
-    colbert: Option<ColbertWriter>,
+    vectors: VectorWriters,
 }
 
 impl Writers {
     fn create(folder: &Path, build: &Build) -> Result<Self, SegmentError> {
-        let settings = &build.settings;
-        let part = |name: &str| {
-            let path = folder.join(name);
-            std::fs::create_dir(&path)
-                .map_err(SegmentError::io(&path))
-                .map(|()| path)
-        };
-        let dense = settings
-            .dense
-            .as_ref()
-            .map(|dense| DenseWriter::new(&part(Stage::Dense.as_str())?, dense));
-        let rescore = settings.rescore.as_ref().map(|rescore| {
-            let settings = DenseSettings::scored_only(rescore.dimensions);
-            DenseWriter::new(&part(Stage::Rescore.as_str())?, &settings)
-        });
-        let colbert = build.tokens.as_ref().map(|tokens| {
-            let layout = tokens.coder().layout();
-            ColbertWriter::new(&part(Stage::Colbert.as_str())?, layout)
-        });
+        let part = |name: &str| part_folder(folder, name);
+        let language = &build.settings.language;
         Ok(Self {
             documents: DocumentsWriter::new(&part(DOCUMENTS)?)?,
             attributes: AttributesWriter::new(&part(ATTRIBUTES)?),
-            sparse: SparseBuilder::new(&part(Stage::Sparse.as_str())?, &settings.language)?,
-            dense: dense.transpose()?,
-            rescore: rescore.transpose()?,
-            colbert: colbert.transpose()?,
+            sparse: SparseBuilder::new(&part(Stage::Sparse.as_str())?, language)?,
+            vectors: VectorWriters::create(folder, &build.vectors)?,
         })
     }
 
@@ -349,43 +268,30 @@ impl Writers {
     }
 
     /// The postings take the most time: they have a core of their own.
-    fn push(&mut self, batch: &[Prepared]) -> Result<(), SegmentError> {
+    fn push(&mut self, build: &Build, batch: &[Prepared]) -> Result<(), IndexError> {
         let Self {
             documents,
             attributes,
             sparse,
-            dense,
-            rescore,
-            ..
+            vectors,
         } = self;
+        let directory = build.documents.directory();
         let others = || {
             push_others(documents, attributes, batch)?;
-            push_vectors(dense, batch, |prepared| &prepared.vectors)?;
-            push_vectors(rescore, batch, |prepared| &prepared.rescore)
+            let mut batch = batch.iter();
+            batch
+                .try_for_each(|prepared| vectors.push(&prepared.vectors, &build.vectors, directory))
         };
         let (postings, others) = rayon::join(|| push_sparse(sparse, batch), others);
-        postings.and(others)
-    }
-
-    /// Passage by passage: they are larger than anything else of a document.
-    fn push_tokens(&mut self, build: &Build, batch: &[Prepared]) -> Result<(), IndexError> {
-        let (Some(writer), Some(tokens)) = (&mut self.colbert, &build.tokens) else {
-            return Ok(());
-        };
-        for row in batch.iter().flat_map(|prepared| prepared.rows.clone()) {
-            let passage = tokens.read(row);
-            writer.push(&passage.map_err(IndexError::spool(build.documents.directory()))?)?;
-        }
-        Ok(())
+        postings?;
+        others
     }
 
     fn finish(self) -> Result<(), SegmentError> {
         self.documents.finish()?;
         self.attributes.finish()?;
         self.sparse.finish()?;
-        self.dense.map_or(Ok(()), DenseWriter::finish)?;
-        self.rescore.map_or(Ok(()), DenseWriter::finish)?;
-        self.colbert.map_or(Ok(()), ColbertWriter::finish)
+        self.vectors.finish()
     }
 }
 
@@ -411,16 +317,11 @@ fn push_others(
     Ok(())
 }
 
-fn push_vectors(
-    writer: &mut Option<DenseWriter>,
-    batch: &[Prepared],
-    of: impl Fn(&Prepared) -> &[CodedVector],
-) -> Result<(), SegmentError> {
-    let Some(writer) = writer else {
-        return Ok(());
-    };
-    let mut vectors = batch.iter().flat_map(of);
-    vectors.try_for_each(|vector| writer.push(vector))
+/// Makes the folder of a part.
+fn part_folder(segment: &Path, part: &str) -> Result<PathBuf, SegmentError> {
+    let path = segment.join(part);
+    std::fs::create_dir(&path).map_err(SegmentError::io(&path))?;
+    Ok(path)
 }
 
 /// Stores the parts of a segment; only the postings stay on the local disk.

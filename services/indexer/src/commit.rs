@@ -5,7 +5,7 @@
 //! the manifest that it follows: after a lost race it is done again from the newer one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use search_core::{CollectionName, shard_of};
@@ -14,12 +14,15 @@ use segment::attributes::AttributeTypes;
 use segment::bitmap::Bitmap;
 use segment::checksum::FileEntry;
 use segment::documents::Documents;
-use segment::manifest::{DOCUMENTS, Manifest, SegmentEntry, snapshot_folder};
+use segment::manifest::{Manifest, SegmentEntry, snapshot_folder};
 use segment::sparse::{Statistics, StatisticsBuilder};
-use segment::store::{CommitError, PartFiles, Store};
+use segment::store::{CommitError, Store};
+use vector_math::Rotation;
 
 use crate::build::BuiltSegments;
 use crate::error::IndexError;
+use crate::prepare::Rotations;
+use crate::stored::StoredSegment;
 
 const STATISTICS: &str = "statistics.fst";
 const ROTATION: &str = "rotation.bin";
@@ -37,10 +40,8 @@ pub(crate) struct Change {
     pub(crate) document_ids: Arc<Vec<Arc<str>>>,
     /// Types of the fields after the change.
     pub(crate) types: AttributeTypes,
-    /// Set if the collection gets its rotation with this change.
-    pub(crate) rotation: Option<Vec<u8>>,
-    /// The same of its token vectors.
-    pub(crate) token_rotation: Option<Vec<u8>>,
+    /// Those that the collection gets with this change.
+    pub(crate) new_rotations: Rotations,
     /// For temporary files.
     pub(crate) directory: Arc<Path>,
 }
@@ -73,12 +74,7 @@ pub(crate) async fn commit(base: &Manifest, change: &Change) -> Result<Outcome, 
     apply_deletes(&mut next, removal.deletes, change).await?;
     add_segments(&mut next, change);
     next.statistics = Some(store_statistics(base, &next, removal.statistics, change).await?);
-    if let Some(rotation) = &change.rotation {
-        next.rotation = Some(store_rotation(&next, change, ROTATION, rotation).await?);
-    }
-    if let Some(rotation) = &change.token_rotation {
-        next.token_rotation = Some(store_rotation(&next, change, TOKEN_ROTATION, rotation).await?);
-    }
+    store_rotations(&change.store, &mut next, &change.run, &change.new_rotations).await?;
     match change.store.commit(&next).await {
         Ok(()) => Ok(Outcome::Committed(Committed {
             number: next.number,
@@ -89,21 +85,37 @@ pub(crate) async fn commit(base: &Manifest, change: &Change) -> Result<Outcome, 
     }
 }
 
-async fn store_rotation(
-    next: &Manifest,
-    change: &Change,
-    name: &str,
-    rotation: &[u8],
-) -> Result<FileEntry, SegmentError> {
-    let (path, content) = (file_path(next, change, name), rotation.to_vec().into());
-    change
-        .store
-        .upload_bytes(&change.collection, &path, content)
-        .await
+/// Gives the next snapshot rotations that it does not have yet.
+pub(crate) async fn store_rotations(
+    store: &Store,
+    next: &mut Manifest,
+    run: &str,
+    new: &Rotations,
+) -> Result<(), SegmentError> {
+    if let Some(rotation) = &new.vectors {
+        next.rotation = Some(store_rotation(store, next, run, ROTATION, rotation).await?);
+    }
+    if let Some(rotation) = &new.tokens {
+        next.token_rotation =
+            Some(store_rotation(store, next, run, TOKEN_ROTATION, rotation).await?);
+    }
+    Ok(())
 }
 
-fn file_path(next: &Manifest, change: &Change, name: &str) -> String {
-    format!("{}/{name}", snapshot_folder(next.number, &change.run))
+async fn store_rotation(
+    store: &Store,
+    next: &Manifest,
+    run: &str,
+    name: &str,
+    rotation: &Rotation,
+) -> Result<FileEntry, SegmentError> {
+    let path = file_path(next, run, name);
+    let content = rotation.to_bytes().into();
+    store.upload_bytes(&next.collection, &path, content).await
+}
+
+fn file_path(next: &Manifest, run: &str, name: &str) -> String {
+    format!("{}/{name}", snapshot_folder(next.number, run))
 }
 
 /// What goes.
@@ -113,13 +125,6 @@ struct Removal {
     deletes: BTreeMap<u32, Bitmap>,
     /// Knows the passages that go.
     statistics: StatisticsBuilder,
-}
-
-/// An existing segment, local and verified.
-struct OldSegment {
-    entry: SegmentEntry,
-    documents: PartFiles,
-    deletes: Option<PathBuf>,
 }
 
 async fn find_removals(base: &Manifest, change: &Change) -> Result<Removal, IndexError> {
@@ -133,7 +138,7 @@ async fn find_removals(base: &Manifest, change: &Change) -> Result<Removal, Inde
         if ids_of_shards[entry.shard as usize].is_empty() {
             continue;
         }
-        let old = fetch(entry, change).await?;
+        let old = StoredSegment::fetch(&change.store, &change.collection, entry).await?;
         let ids = Arc::clone(&ids_of_shards);
         let find = move || {
             removal
@@ -153,27 +158,11 @@ fn ids_by_shard(ids: &[Arc<str>], shards: u32) -> Vec<Vec<Arc<str>>> {
     by_shard
 }
 
-async fn fetch(entry: &SegmentEntry, change: &Change) -> Result<OldSegment, SegmentError> {
-    let Change {
-        store, collection, ..
-    } = change;
-    let documents = store.part_files(collection, entry, DOCUMENTS).await?;
-    let deletes = match &entry.deletes {
-        Some(file) => Some(store.local_file(collection, file).await?),
-        None => None,
-    };
-    Ok(OldSegment {
-        entry: entry.clone(),
-        documents,
-        deletes,
-    })
-}
-
 impl Removal {
     /// Finds which of the ids the segment holds alive.
-    fn add(&mut self, old: &OldSegment, ids: &[Arc<str>]) -> Result<(), SegmentError> {
-        let documents = Documents::open(&old.documents)?;
-        let mut deletes = read_deletes(old)?;
+    fn add(&mut self, old: &StoredSegment, ids: &[Arc<str>]) -> Result<(), SegmentError> {
+        let documents = old.documents()?;
+        let mut deletes = old.deletes()?;
         let before = deletes.count();
         for id in ids {
             let Some(passages) = documents
@@ -203,20 +192,6 @@ impl Removal {
     }
 }
 
-fn read_deletes(old: &OldSegment) -> Result<Bitmap, SegmentError> {
-    match (&old.deletes, &old.entry.deletes) {
-        (Some(path), Some(file)) => {
-            let bytes = std::fs::read(path).map_err(SegmentError::io(path))?;
-            let deletes = Bitmap::from_bytes(&file.path, &bytes)?;
-            let is_consistent = deletes.bound() == old.entry.passages;
-            is_consistent
-                .then_some(deletes)
-                .ok_or_else(|| SegmentError::damaged(&file.path, "is of another segment"))
-        }
-        _ => Ok(Bitmap::new(old.entry.passages)),
-    }
-}
-
 /// Stores the bitmaps; a segment without a living passage leaves the manifest.
 async fn apply_deletes(
     next: &mut Manifest,
@@ -230,7 +205,7 @@ async fn apply_deletes(
             if entry.live_passages() == 0 {
                 continue;
             }
-            let path = file_path(next, change, &format!("deletes-{}.bin", entry.number));
+            let path = file_path(next, &change.run, &format!("deletes-{}.bin", entry.number));
             let content = bitmap.to_bytes().into();
             entry.deletes = Some(
                 change
@@ -277,7 +252,7 @@ async fn store_statistics(
         statistics.finish(previous.as_ref(), &segments.postings, &target)
     })
     .await??;
-    let path = file_path(next, change, STATISTICS);
+    let path = file_path(next, &change.run, STATISTICS);
     Ok(change
         .store
         .upload_file(&change.collection, &file, &path)

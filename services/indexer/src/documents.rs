@@ -25,9 +25,18 @@ impl Place {
     }
 }
 
+/// Where a document comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was read.
+    Line(Place),
+    /// It is stored already, in the segment of this number.
+    Segment(u32),
+}
+
 struct Entry {
     id: Arc<str>,
-    place: Place,
+    origin: Origin,
     offset: u64,
 }
 
@@ -52,15 +61,17 @@ impl DocumentsBuilder {
 
     /// Where the id was seen first.
     pub(crate) fn first_place(&self, id: &str) -> Option<&Place> {
-        self.by_id
-            .get(id)
-            .map(|entry| &self.entries[*entry as usize].place)
+        let entry = self.by_id.get(id)?;
+        match &self.entries[*entry as usize].origin {
+            Origin::Line(place) => Some(place),
+            Origin::Segment(_) => None,
+        }
     }
 
     pub(crate) fn push(
         &mut self,
         id: String,
-        place: Place,
+        origin: Origin,
         document: &SpooledDocument,
     ) -> Result<(), IndexError> {
         let offset = self
@@ -70,7 +81,7 @@ impl DocumentsBuilder {
         let id: Arc<str> = id.into();
         self.by_id
             .insert(Arc::clone(&id), self.entries.len() as u32);
-        self.entries.push(Entry { id, place, offset });
+        self.entries.push(Entry { id, origin, offset });
         Ok(())
     }
 
@@ -92,7 +103,7 @@ impl DocumentsBuilder {
     }
 }
 
-/// The documents of a run, in the order of their lines.
+/// The documents of a run, in the order of their lines, or of the segments that they are in.
 pub(crate) struct RunDocuments {
     entries: Vec<Entry>,
     spool: DocumentSpool,
@@ -121,14 +132,20 @@ impl RunDocuments {
             .collect()
     }
 
-    /// Leaves a document out, if that is allowed.
+    /// Leaves a document out, if that is allowed. One that is stored already can't be left out.
     pub(crate) fn refuse(
         &self,
         document: usize,
         reason: String,
         skip_invalid: bool,
     ) -> Result<(), IndexError> {
-        let line = self.entries[document].place.invalid(reason);
+        let line = match &self.entries[document].origin {
+            Origin::Line(place) => place.invalid(reason),
+            Origin::Segment(_) => {
+                let document = self.name(document);
+                return Err(IndexError::StoredDocument { document, reason });
+            }
+        };
         if !skip_invalid {
             return Err(IndexError::InvalidLines {
                 count: 1,
@@ -156,10 +173,13 @@ impl RunDocuments {
         &self.entries[document].id
     }
 
-    /// What a message calls the document: its id, and where it was read.
+    /// What a message calls the document: its id, and where it comes from.
     pub(crate) fn name(&self, document: usize) -> String {
-        let Entry { id, place, .. } = &self.entries[document];
-        format!("{}:{}: document {id}", place.file, place.line)
+        let Entry { id, origin, .. } = &self.entries[document];
+        match origin {
+            Origin::Line(Place { file, line }) => format!("{file}:{line}: document {id}"),
+            Origin::Segment(number) => format!("segment {number}: document {id}"),
+        }
     }
 
     /// The folder of the run's temporary files.

@@ -60,6 +60,14 @@ pub enum IndexError {
         /// The first of them.
         first: InvalidLine,
     },
+    /// A stored document of which a stage cannot be built.
+    #[error("{document}: {reason}; nothing was written")]
+    StoredDocument {
+        /// Which, and in which segment.
+        document: String,
+        /// Why.
+        reason: String,
+    },
     /// A document whose metadata does not fit those of documents that came meanwhile.
     #[error("{document} does not fit the documents that others have indexed meanwhile")]
     Metadata {
@@ -144,9 +152,9 @@ impl IndexError {
             | Self::InvalidLines { .. }
             | Self::Metadata { .. }
             | Self::Source(_) => ErrorKind::InvalidArgument,
-            Self::SettingDiffers { .. } | Self::EncoderDiffers { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::SettingDiffers { .. }
+            | Self::EncoderDiffers { .. }
+            | Self::StoredDocument { .. } => ErrorKind::FailedPrecondition,
             Self::UnknownCollection { .. } => ErrorKind::NotFound,
             Self::Encoder(source) => kind_of_encode_error(source),
             Self::Segment(error) => error.kind(),

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::app::App;
 use crate::error::IndexError;
 use crate::progress::{Event, Summary};
-use crate::settings::IndexSettings;
+use crate::settings::{IndexSettings, StageSettings};
 use crate::source::{LineBatch, MAX_BATCH_LINES};
 
 /// Events on their way to the client; a run waits for a client that does not read them.
@@ -47,18 +47,25 @@ struct Service {
 
 #[tonic::async_trait]
 impl IndexService for Service {
-    type IndexStream = ReceiverStream<Result<wire::IndexEvent, Status>>;
+    type IndexStream = ReceiverStream<Answer>;
+    type SetStagesStream = ReceiverStream<Answer>;
 
     async fn index(
         &self,
         request: Request<Streaming<wire::IndexRequest>>,
     ) -> Result<Response<Self::IndexStream>, Status> {
         let app = Arc::clone(&self.app);
-        let (answers, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
-        let run = serve_index(app, request.into_inner(), answers);
-        // Ends with the run: when the client goes away, so does the receiver.
-        tokio::spawn(tracing::Instrument::in_current_span(run));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let requests = request.into_inner();
+        Ok(serve(|answers| run_index(app, requests, answers)))
+    }
+
+    async fn set_stages(
+        &self,
+        request: Request<wire::SetStagesRequest>,
+    ) -> Result<Response<Self::SetStagesStream>, Status> {
+        let wishes = stage_settings_from_wire(request.into_inner())?;
+        let app = Arc::clone(&self.app);
+        Ok(serve(|answers| run_set_stages(app, wishes, answers)))
     }
 
     async fn delete(
@@ -85,35 +92,53 @@ impl IndexService for Service {
     }
 }
 
-type Answers = mpsc::Sender<Result<wire::IndexEvent, Status>>;
+type Answer = Result<wire::IndexEvent, Status>;
+type Answers = mpsc::Sender<Answer>;
 
 /// Runs, and sends events and the outcome, as long as the client listens.
-async fn serve_index(app: Arc<App>, mut requests: Streaming<wire::IndexRequest>, answers: Answers) {
-    let outcome = tokio::select! {
-        outcome = run_index(&app, &mut requests, &answers) => outcome,
-        () = answers.closed() => return,
+fn serve<R>(run: impl FnOnce(Answers) -> R) -> Response<ReceiverStream<Answer>>
+where
+    R: Future<Output = Result<wire::IndexEvent, IndexError>> + Send + 'static,
+{
+    let (answers, receiver) = mpsc::channel(EVENTS_IN_FLIGHT);
+    let run = run(answers.clone());
+    let until_nobody_listens = async move {
+        let outcome = tokio::select! {
+            outcome = run => outcome,
+            () = answers.closed() => return,
+        };
+        // A client that has gone meanwhile wants no outcome.
+        let _ = answers.send(outcome.map_err(Status::from)).await;
     };
-    // A client that has gone meanwhile wants no outcome.
-    let _ = answers.send(outcome.map_err(Status::from)).await;
+    // Ends with the run: when the client goes away, so does the receiver.
+    tokio::spawn(tracing::Instrument::in_current_span(until_nobody_listens));
+    Response::new(ReceiverStream::new(receiver))
 }
 
 async fn run_index(
-    app: &App,
-    requests: &mut Streaming<wire::IndexRequest>,
-    answers: &Answers,
+    app: Arc<App>,
+    mut requests: Streaming<wire::IndexRequest>,
+    answers: Answers,
 ) -> Result<wire::IndexEvent, IndexError> {
-    let settings = first_message(requests).await?;
+    let settings = first_message(&mut requests).await?;
     let collection = settings.collection.clone();
     let (events, received) = mpsc::channel(EVENTS_IN_FLIGHT);
-    let lines = Box::pin(lines_of(requests));
-    let (summary, ()) = tokio::join!(
-        app.index(settings, lines, events),
-        forward(received, answers)
-    );
-    Ok(event(WireEvent::Summary(summary_to_wire(
-        summary?,
-        &collection,
-    ))))
+    let lines = Box::pin(lines_of(&mut requests));
+    let run = app.index(settings, lines, events);
+    let (summary, ()) = tokio::join!(run, forward(received, &answers));
+    Ok(summary_event(summary?, &collection))
+}
+
+async fn run_set_stages(
+    app: Arc<App>,
+    wishes: StageSettings,
+    answers: Answers,
+) -> Result<wire::IndexEvent, IndexError> {
+    let collection = wishes.collection.clone();
+    let (events, received) = mpsc::channel(EVENTS_IN_FLIGHT);
+    let run = app.set_stages(wishes, events);
+    let (summary, ()) = tokio::join!(run, forward(received, &answers));
+    Ok(summary_event(summary?, &collection))
 }
 
 async fn forward(mut received: mpsc::Receiver<Event>, answers: &Answers) {
@@ -210,21 +235,7 @@ fn lines_from_wire(
 }
 
 fn settings_from_wire(settings: wire::IndexSettings) -> Result<IndexSettings, IndexError> {
-    let mut mistakes = Vec::new();
-    let mut stages = Vec::new();
-    for (index, name) in settings.stages.iter().enumerate() {
-        match Stage::named(name) {
-            Some(stage) => stages.push(stage),
-            None => {
-                let path = format!("settings.stages[{index}]");
-                let known = Stage::ALL.map(Stage::as_str).join(", ");
-                mistakes.push(FieldError::new(
-                    path,
-                    format!("{name:?} is unknown; known are {known}"),
-                ));
-            }
-        }
-    }
+    let (stages, mut mistakes) = stages_from_wire("settings.stages", &settings.stages);
     match collection_name("settings.collection", &settings.collection) {
         Ok(collection) if mistakes.is_empty() => Ok(IndexSettings {
             collection,
@@ -242,12 +253,43 @@ fn settings_from_wire(settings: wire::IndexSettings) -> Result<IndexSettings, In
     }
 }
 
+fn stage_settings_from_wire(request: wire::SetStagesRequest) -> Result<StageSettings, IndexError> {
+    let (stages, mut mistakes) = stages_from_wire("stages", &request.stages);
+    match collection_name("collection", &request.collection) {
+        Ok(collection) if mistakes.is_empty() => Ok(StageSettings { collection, stages }),
+        name => {
+            mistakes.extend(name.err().map(|error| error.fields()).unwrap_or_default());
+            Err(IndexError::InvalidArgument(mistakes))
+        }
+    }
+}
+
+/// The stages, and what is wrong with the names of others.
+fn stages_from_wire(path: &str, names: &[String]) -> (Vec<Stage>, Vec<FieldError>) {
+    let (mut stages, mut mistakes) = (Vec::new(), Vec::new());
+    for (index, name) in names.iter().enumerate() {
+        match Stage::named(name) {
+            Some(stage) => stages.push(stage),
+            None => {
+                let known = Stage::ALL.map(Stage::as_str).join(", ");
+                let message = format!("{name:?} is unknown; known are {known}");
+                mistakes.push(FieldError::new(format!("{path}[{index}]"), message));
+            }
+        }
+    }
+    (stages, mistakes)
+}
+
 fn collection_name(path: &str, name: &str) -> Result<CollectionName, IndexError> {
     CollectionName::try_from(name).map_err(|error| IndexError::invalid(path, error.to_string()))
 }
 
 fn event(event: WireEvent) -> wire::IndexEvent {
     wire::IndexEvent { event: Some(event) }
+}
+
+fn summary_event(summary: Summary, collection: &CollectionName) -> wire::IndexEvent {
+    event(WireEvent::Summary(summary_to_wire(summary, collection)))
 }
 
 fn event_to_wire(event: Event) -> WireEvent {

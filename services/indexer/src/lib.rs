@@ -2,7 +2,8 @@
 //!
 //! The rooms in the order of a run: [`source`] cuts files into lines, `read` makes them documents or refuses them, `passages`
 //! cuts texts, `encode` makes vectors, `tokens` codes those of tokens, `rotation` fits the collection's axes, `build` writes segments, `commit` makes them the
-//! next snapshot. [`Indexer`] takes these steps; [`App`] offers them over gRPC.
+//! next snapshot. Where a collection gets another stage, `stored` stands in front: it reads the documents of its segments.
+//! [`Indexer`] takes these steps; [`App`] offers them over gRPC.
 
 mod app;
 mod build;
@@ -21,6 +22,7 @@ mod run;
 mod settings;
 pub mod source;
 mod spool;
+mod stored;
 mod temporary;
 mod tokens;
 
@@ -30,7 +32,7 @@ pub use encode::Encoders;
 pub use error::IndexError;
 pub use progress::{Event, InvalidLine, Phase, Progress, Summary};
 pub use run::{Deletion, Indexer};
-pub use settings::IndexSettings;
+pub use settings::{IndexSettings, StageSettings};
 
 /// Unique, so that no two writers ever write to one key.
 fn run_id() -> String {

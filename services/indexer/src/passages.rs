@@ -51,7 +51,7 @@ struct Passage {
 
 /// How a document is cut.
 #[derive(Debug, Default)]
-struct Split {
+pub(crate) struct Split {
     /// How much of the title the encoder reads in front of each passage.
     title_bytes: u32,
     /// None if the document was refused.
@@ -59,13 +59,23 @@ struct Split {
 }
 
 /// The passages of a run's documents, in the order of the documents. Twelve bytes each, no texts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Passages {
     /// Where the passages of each document begin, and the end of the last.
     first_rows: Vec<u64>,
     /// Of each document.
     title_bytes: Vec<u32>,
     passages: Vec<Passage>,
+}
+
+impl Default for Passages {
+    fn default() -> Self {
+        Self {
+            first_rows: vec![0],
+            title_bytes: Vec::new(),
+            passages: Vec::new(),
+        }
+    }
 }
 
 impl Passages {
@@ -99,7 +109,7 @@ impl Passages {
         self.title_bytes[document] as usize
     }
 
-    fn push(&mut self, document: Split) {
+    pub(crate) fn push(&mut self, document: Split) {
         self.passages.extend(document.passages);
         self.title_bytes.push(document.title_bytes);
         self.first_rows.push(self.passages.len() as u64);
@@ -114,10 +124,7 @@ pub(crate) fn split_documents(
     counter: &Counter,
     skip_invalid: bool,
 ) -> Result<Passages, IndexError> {
-    let mut passages = Passages {
-        first_rows: vec![0],
-        ..Passages::default()
-    };
+    let mut passages = Passages::default();
     for start in (0..documents.len()).step_by(CHUNK_DOCUMENTS) {
         let end = documents.len().min(start + CHUNK_DOCUMENTS);
         let split_or_refuse = |document| {
@@ -147,30 +154,77 @@ fn split_document(
     encoder: &dyn TextEncoder,
 ) -> Result<Split, String> {
     let SpooledDocument { title, text, .. } = document;
-    let tokens_of = |field: &str, text: &str| {
-        let spans = encoder.token_spans(text);
-        spans.map_err(|error| format!("{field}: cannot be split into tokens: {error}"))
-    };
-    let title_spans = tokens_of("title", title)?;
-    let spans = tokens_of("text", text)?;
-    let most_title_tokens = (size.passage_tokens / 2).saturating_sub(SPECIAL_TOKENS) as usize;
-    let title_tokens = title_spans.len().min(most_title_tokens);
-    let around_tokens = SPECIAL_TOKENS + title_tokens as u32;
-    let text_tokens = size.passage_tokens - around_tokens;
+    let title = TitlePart::of(title, size, encoder)?;
+    let spans = token_spans(encoder, "text", text)?;
+    let text_tokens = size.passage_tokens - title.tokens;
     let overlap_tokens = size.overlap_tokens.min(text_tokens / 2);
     let passages = split_passages(text, &spans, text_tokens as usize, overlap_tokens as usize);
     let passages = passages
         .into_iter()
         .flat_map(|passage| bounded(text, passage));
     Ok(Split {
-        title_bytes: title_bytes(title, &title_spans, title_tokens) as u32,
+        title_bytes: title.bytes,
         passages: passages
             .map(|passage| Passage {
-                tokens: around_tokens + tokens_within(&spans, &passage),
+                tokens: title.tokens + tokens_within(&spans, &passage),
                 span: passage.start as u32..passage.end as u32,
             })
             .collect(),
     })
+}
+
+/// The passages that a document was cut into when it was indexed, one behind the other.
+pub(crate) fn split_stored(
+    title: &str,
+    passages: &[String],
+    size: PassageSize,
+    encoder: &dyn TextEncoder,
+) -> Result<Split, String> {
+    let title = TitlePart::of(title, size, encoder)?;
+    let mut split = Split {
+        title_bytes: title.bytes,
+        passages: Vec::with_capacity(passages.len()),
+    };
+    let mut start = 0;
+    for text in passages {
+        let tokens = token_spans(encoder, "text", text)?.len() as u32;
+        let end = start + text.len() as u32;
+        split.passages.push(Passage {
+            span: start..end,
+            tokens: title.tokens + tokens,
+        });
+        start = end;
+    }
+    Ok(split)
+}
+
+/// What stands in front of each of a document's passages.
+struct TitlePart {
+    /// How much of the title the encoder reads.
+    bytes: u32,
+    /// Of that, and of the special tokens.
+    tokens: u32,
+}
+
+impl TitlePart {
+    fn of(title: &str, size: PassageSize, encoder: &dyn TextEncoder) -> Result<Self, String> {
+        let spans = token_spans(encoder, "title", title)?;
+        let most_tokens = (size.passage_tokens / 2).saturating_sub(SPECIAL_TOKENS) as usize;
+        let tokens = spans.len().min(most_tokens);
+        Ok(Self {
+            bytes: title_bytes(title, &spans, tokens) as u32,
+            tokens: SPECIAL_TOKENS + tokens as u32,
+        })
+    }
+}
+
+fn token_spans(
+    encoder: &dyn TextEncoder,
+    field: &str,
+    text: &str,
+) -> Result<Vec<Range<usize>>, String> {
+    let spans = encoder.token_spans(text);
+    spans.map_err(|error| format!("{field}: cannot be split into tokens: {error}"))
 }
 
 /// The bytes of a title's first tokens.

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use search_core::CollectionName;
 use segment::SegmentError;
 use segment::checksum::FileEntry;
-use segment::manifest::{ColbertSettings, CollectionSettings, Manifest};
+use segment::manifest::{ColbertSettings, CollectionSettings, DenseSettings, Manifest};
 use segment::store::Store;
-use vector_math::Rotation;
+use vector_math::{Rotation, VectorCoder};
 
-use crate::build::{Build, BuiltSegments, CodedSpool, Destination, build_segments};
+use crate::build::{Build, BuiltSegments, CodedSpool, Destination, VectorSources, build_segments};
 use crate::documents::RunDocuments;
 use crate::encode::Encoders;
 use crate::error::IndexError;
@@ -63,10 +63,19 @@ struct Tokens {
     codes: Arc<CodedTokens>,
 }
 
+/// Those of a collection's vectors.
 #[derive(Clone, Default, PartialEq)]
-struct Rotations {
-    vectors: Option<Rotation>,
-    tokens: Option<Rotation>,
+pub(crate) struct Rotations {
+    pub(crate) vectors: Option<Rotation>,
+    pub(crate) tokens: Option<Rotation>,
+}
+
+impl Rotations {
+    /// What comes later replaces nothing.
+    pub(crate) fn take_in(&mut self, new: Self) {
+        self.vectors = self.vectors.take().or(new.vectors);
+        self.tokens = self.tokens.take().or(new.tokens);
+    }
 }
 
 struct Built {
@@ -78,10 +87,8 @@ struct Built {
 /// Segments that fit the state of the collection.
 pub(crate) struct Prepared {
     pub(crate) segments: Arc<BuiltSegments>,
-    /// The collection has none yet.
-    pub(crate) new_rotation: Option<Vec<u8>>,
-    /// The same of its token vectors.
-    pub(crate) new_token_rotation: Option<Vec<u8>>,
+    /// Those that the collection does not have yet.
+    pub(crate) new_rotations: Rotations,
     pub(crate) passages: u64,
 }
 
@@ -94,20 +101,9 @@ impl Preparation {
     ) -> Result<Prepared, IndexError> {
         let passages = self.split(settings).await?;
         let stored = self.stored_rotations(latest).await?;
-        let mut new = Rotations::default();
-        // Token vectors are coded as they come, so that their rotation is needed first.
-        if stored.tokens.is_none() {
-            new.tokens = self.fit_to_tokens(&passages, settings).await?;
-        }
-        let for_tokens = stored.tokens.clone().or_else(|| new.tokens.clone());
-        self.encode(&passages, settings, for_tokens.clone()).await?;
-        if stored.vectors.is_none() {
-            new.vectors = self.fit(&passages, settings).await?;
-        }
-        let rotations = Rotations {
-            vectors: stored.vectors.or_else(|| new.vectors.clone()),
-            tokens: for_tokens,
-        };
+        let new_rotations = self.make_vectors(&passages, settings, &stored).await?;
+        let mut rotations = stored;
+        rotations.take_in(new_rotations.clone());
         let first_number = latest.map_or(0, |manifest| manifest.next_segment);
         let segments = self
             .build(&passages, settings, rotations, first_number)
@@ -115,8 +111,52 @@ impl Preparation {
         Ok(Prepared {
             passages: segments.passages(),
             segments,
-            new_rotation: new.vectors.as_ref().map(Rotation::to_bytes),
-            new_token_rotation: new.tokens.as_ref().map(Rotation::to_bytes),
+            new_rotations,
+        })
+    }
+
+    /// Makes the vectors that the settings ask for, and fits the rotations that are not stored yet: those it returns.
+    pub(crate) async fn make_vectors(
+        &mut self,
+        passages: &Arc<Passages>,
+        settings: &CollectionSettings,
+        stored: &Rotations,
+    ) -> Result<Rotations, IndexError> {
+        let mut new = Rotations::default();
+        // Token vectors are coded as they come, so that their rotation is needed first.
+        if stored.tokens.is_none() {
+            new.tokens = self.fit_to_tokens(passages, settings).await?;
+        }
+        let for_tokens = stored.tokens.as_ref().or(new.tokens.as_ref());
+        self.encode(passages, settings, for_tokens.cloned()).await?;
+        if stored.vectors.is_none() {
+            new.vectors = self.fit(passages, settings).await?;
+        }
+        Ok(new)
+    }
+
+    /// The vectors that were made, for parts of these settings.
+    pub(crate) fn sources(
+        &self,
+        settings: &CollectionSettings,
+        rotations: &Rotations,
+    ) -> Result<VectorSources, IndexError> {
+        let Done {
+            vectors,
+            rescore_vectors,
+            tokens,
+            ..
+        } = &self.done;
+        let dense = settings.dense.clone();
+        let dense_coder = rotation::coder(settings, rotations.vectors.clone())?;
+        let rescore = settings.rescore.as_ref();
+        let rescore = rescore.map(|rescore| DenseSettings::scored_only(rescore.dimensions));
+        let rescore_coder = rotation::rescore_coder(settings)?;
+        let tokens = tokens.as_ref().filter(|_| settings.colbert.is_some());
+        Ok(VectorSources {
+            dense: coded_spool(dense, dense_coder, vectors),
+            rescore: coded_spool(rescore, rescore_coder, rescore_vectors),
+            tokens: tokens.map(|tokens| Arc::clone(&tokens.codes)),
         })
     }
 
@@ -226,24 +266,12 @@ impl Preparation {
             documents: Arc::clone(&self.documents),
             passages: Arc::clone(passages),
             settings: settings.clone(),
-            vectors: CodedSpool::zip(
-                rotation::coder(settings, rotations.vectors.clone())?,
-                &self.done.vectors,
-            ),
-            rescore: CodedSpool::zip(
-                rotation::rescore_coder(settings)?,
-                &self.done.rescore_vectors,
-            ),
-            tokens: self
-                .done
-                .tokens
-                .as_ref()
-                .filter(|_| settings.colbert.is_some())
-                .map(|tokens| Arc::clone(&tokens.codes)),
+            vectors: self.sources(settings, &rotations)?,
             max_segment_passages: self.max_segment_passages,
+            first_number,
             counter: Counter::new(&self.events, Phase::Build, total),
         };
-        let segments = Arc::new(build_segments(build, &self.destination(first_number)).await?);
+        let segments = Arc::new(build_segments(build, &self.destination()).await?);
         self.events.progress(Phase::Build, total, total).await?;
         self.stopwatch.add(Phase::Build, begin);
         let built = Built {
@@ -255,13 +283,25 @@ impl Preparation {
         Ok(segments)
     }
 
-    fn destination(&self, first_number: u32) -> Destination {
+    pub(crate) fn destination(&self) -> Destination {
         Destination {
             store: self.store.clone(),
             collection: self.collection.clone(),
             // A build that is done again gets keys of its own: no file is ever written twice.
             run: crate::run_id(),
-            first_number,
         }
     }
+}
+
+/// All of it or none.
+fn coded_spool(
+    settings: Option<DenseSettings>,
+    coder: Option<VectorCoder>,
+    vectors: &Option<Arc<VectorSpool>>,
+) -> Option<CodedSpool> {
+    Some(CodedSpool {
+        settings: settings?,
+        coder: coder?,
+        vectors: vectors.clone()?,
+    })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use segment::checksum::FileEntry;
 use tokio::sync::mpsc;
 
 use crate::error::IndexError;
@@ -35,7 +36,7 @@ pub struct Progress {
 /// The phases of a run, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Lines are checked; then the documents are cut into passages.
+    /// Lines are checked; then the documents are cut into passages. Or stored documents are read.
     Read,
     /// Passages become vectors.
     Encode,
@@ -74,7 +75,7 @@ pub struct InvalidLine {
 pub struct Summary {
     /// The snapshot that was committed; none if there was nothing to change.
     pub snapshot: Option<u64>,
-    /// Documents that were indexed.
+    /// Documents that were indexed, or that stages were built of.
     pub documents: u64,
     /// Their passages.
     pub passages: u64,
@@ -92,6 +93,14 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Counts the bytes of parts that were written.
+    pub(crate) fn add_parts(&mut self, parts: &BTreeMap<String, Vec<FileEntry>>) {
+        for (part, files) in parts {
+            let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+            *self.part_bytes.entry(part.clone()).or_default() += bytes;
+        }
+    }
+
     /// The share of the encoding's wall time in which the compute threads were inside ONNX Runtime for this run. None if
     /// nothing was encoded.
     #[must_use]

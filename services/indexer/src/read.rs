@@ -10,7 +10,7 @@ use segment::attributes::AttributeTypes;
 use segment::documents::MAX_DOCUMENT_ID_BYTES;
 use serde_json::{Map, Value};
 
-use crate::documents::{DocumentsBuilder, Place, RunDocuments};
+use crate::documents::{DocumentsBuilder, Origin, Place, RunDocuments};
 use crate::error::IndexError;
 use crate::progress::InvalidLine;
 use crate::source::{LineBatch, MAX_LINE_BYTES};
@@ -63,7 +63,10 @@ impl Reader {
                 line: number,
             };
             match self.check_line(line, number) {
-                Ok(Some(read)) => self.documents.push(read.id, place, &read.document)?,
+                Ok(Some(read)) => {
+                    let origin = Origin::Line(place);
+                    self.documents.push(read.id, origin, &read.document)?;
+                }
                 Ok(None) => {}
                 Err(reason) => refused.push(place.invalid(reason)),
             }

@@ -4,6 +4,8 @@
 //! faster, the steps that depend on the collection's state are taken again from the newer one; what still holds is kept:
 //! usually everything but the commit.
 
+mod stages;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use crate::config::Config;
 use crate::documents::RunDocuments;
 use crate::encode::Encoders;
 use crate::error::IndexError;
-use crate::prepare::{Done, Preparation, Prepared};
+use crate::prepare::{Done, Preparation, Prepared, Rotations};
 use crate::progress::{Event, Events, Phase, Stopwatch, Summary};
 use crate::read::{CheckedTypes, ReadDocuments, Reader};
 use crate::run_id;
@@ -106,8 +108,7 @@ impl Indexer {
                 segments: Arc::default(),
                 document_ids: Arc::clone(&document_ids),
                 types: base.attributes.clone(),
-                rotation: None,
-                token_rotation: None,
+                new_rotations: Rotations::default(),
                 directory: directory.path().into(),
             };
             match commit(&base, &change).await? {
@@ -300,8 +301,7 @@ impl<'a> Run<'a> {
             segments: Arc::clone(&prepared.segments),
             document_ids: Arc::new(ids.collect()),
             types,
-            rotation: prepared.new_rotation.clone(),
-            token_rotation: prepared.new_token_rotation.clone(),
+            new_rotations: prepared.new_rotations.clone(),
             directory: self.directory.path().into(),
         }
     }
@@ -323,14 +323,8 @@ fn summary(
         encode_model: preparation.encode_model,
         ..Summary::default()
     };
-    let parts = prepared
-        .segments
-        .segments
-        .iter()
-        .flat_map(|segment| &segment.parts);
-    for (part, files) in parts {
-        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
-        *summary.part_bytes.entry(part.clone()).or_default() += bytes;
+    for segment in &prepared.segments.segments {
+        summary.add_parts(&segment.parts);
     }
     summary
 }

@@ -1,24 +1,26 @@
 //! What a run is asked for, and what it means for a collection: a new one takes the wishes and the defaults, an existing
 //! one keeps what it was built with and refuses other wishes.
 
+mod stages;
+
 use std::fmt::Display;
 
 use inference::EncoderInfo;
 use search_core::{CollectionName, FieldError};
-use segment::manifest::{
-    ColbertSettings, CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS, Manifest,
-    Stage,
-};
+use segment::manifest::{CollectionSettings, MAX_SHARDS, Manifest, Stage};
 use segment::sparse::languages;
 
+pub(crate) use self::stages::StagePlan;
+pub use self::stages::StageSettings;
+use self::stages::{StageMaker, each_once, is_encoded, stage_mistakes};
 use crate::config::{Config, PASSAGE_TOKENS};
 use crate::encode::EncoderInfos;
 use crate::error::IndexError;
 use crate::passages::PassageSize;
 
-/// Dimensions of the stored token vectors of a model that was not trained to have so few.
-const TOKEN_DIMENSIONS: u32 = 96;
 const DEFAULT_LANGUAGE: &str = "english";
+/// Where stages are in a run's request.
+const STAGES: &str = "settings.stages";
 const DEFAULT_STAGES: [Stage; 2] = [Stage::Sparse, Stage::Dense];
 
 /// What a run is asked for. What is not set is the collection's, or the default for a new one.
@@ -71,18 +73,10 @@ impl IndexSettings {
             "settings.shards",
             format!("must be 1 to {MAX_SHARDS}"),
         );
-        let has_sparse = self.stages.is_empty() || self.stages.contains(&Stage::Sparse);
-        check(
-            has_sparse,
-            "settings.stages",
-            "must include sparse, which serves the documents".to_owned(),
-        );
-        let wishes = |stage| self.stages.contains(&stage);
-        check(
-            !wishes(Stage::Rescore) || wishes(Stage::Dense),
-            "settings.stages",
-            "must include dense where rescore is".to_owned(),
-        );
+        if !self.stages.is_empty() {
+            let broken = stage_mistakes(&self.stages);
+            broken.for_each(|message| check(false, STAGES, message.to_owned()));
+        }
         let tokens_fit = self
             .passage_tokens
             .is_none_or(|tokens| PASSAGE_TOKENS.contains(&tokens));
@@ -135,43 +129,35 @@ impl IndexSettings {
         config: &Config,
         encoders: EncoderInfos<'_>,
     ) -> Result<CollectionSettings, IndexError> {
-        let encoder = encoders.first;
         let stages = self
             .wished_stages()
             .unwrap_or_else(|| DEFAULT_STAGES.to_vec());
-        let has_vectors = stages.contains(&Stage::Dense);
-        let colbert = match stages.contains(&Stage::Colbert) {
-            true => Some(colbert_settings(config, encoder)?),
-            false => None,
-        };
-        let rescore = match stages.contains(&Stage::Rescore) {
-            true => Some(rescore_settings(encoders)?),
-            false => None,
-        };
-        let is_encoded = has_vectors || colbert.is_some();
-        let size = self.passage_size(config, encoder, is_encoded)?;
-        Ok(CollectionSettings {
+        let size = self.passage_size(config, encoders.first, is_encoded(&stages))?;
+        let bare = CollectionSettings {
             shards: self.shards.unwrap_or(1),
-            stages,
+            stages: Vec::new(),
             passage_tokens: size.passage_tokens,
             overlap_tokens: size.overlap_tokens,
             language: self
                 .language
                 .clone()
                 .unwrap_or_else(|| DEFAULT_LANGUAGE.to_owned()),
-            encoder: has_vectors.then(|| encoder_settings(encoder)),
-            dense: has_vectors.then(|| dense_settings(config, encoder)),
-            rescore,
-            colbert,
-        })
+            encoder: None,
+            dense: None,
+            rescore: None,
+            colbert: None,
+        };
+        let maker = StageMaker {
+            config,
+            encoders,
+            field: STAGES,
+        };
+        maker.add(bare, &stages)
     }
 
     /// In their order, each once.
     fn wished_stages(&self) -> Option<Vec<Stage>> {
-        let mut stages = self.stages.clone();
-        stages.sort_unstable();
-        stages.dedup();
-        (!stages.is_empty()).then_some(stages)
+        (!self.stages.is_empty()).then(|| each_once(&self.stages))
     }
 
     fn passage_size(
@@ -279,100 +265,27 @@ fn check_encoders(manifest: &Manifest, encoders: EncoderInfos<'_>) -> Result<(),
         ),
     ];
     for (role, stored, current) in roles {
-        let current = current.map_or("none", |current| &current.fingerprint);
-        if !stored.is_empty() && stored != current {
-            return Err(IndexError::EncoderDiffers {
-                role,
-                collection: manifest.collection.to_string(),
-                stored: stored.to_owned(),
-                current: current.to_owned(),
-            });
+        let is_same = current.is_some_and(|current| current.fingerprint == stored);
+        if !stored.is_empty() && !is_same {
+            return Err(encoder_differs(manifest, role, stored, current));
         }
     }
     Ok(())
 }
 
-fn rescore_settings(encoders: EncoderInfos<'_>) -> Result<EncoderSettings, IndexError> {
-    let refuse = |message: String| Err(IndexError::invalid("settings.stages", message));
-    match encoders.rescorer {
-        None => refuse("rescore needs a second bundle, and this indexer has none".to_owned()),
-        Some(rescorer) if rescorer.fingerprint == encoders.first.fingerprint => refuse(format!(
-            "rescore needs a second bundle, and this indexer's is the encoder's own, {}",
-            rescorer.fingerprint
-        )),
-        Some(rescorer) => Ok(encoder_settings(rescorer)),
+fn encoder_differs(
+    manifest: &Manifest,
+    role: &'static str,
+    stored: &str,
+    current: Option<&EncoderInfo>,
+) -> IndexError {
+    let current = current.map_or("none", |current| &current.fingerprint);
+    IndexError::EncoderDiffers {
+        role,
+        collection: manifest.collection.to_string(),
+        stored: stored.to_owned(),
+        current: current.to_owned(),
     }
-}
-
-/// Token vectors as wide as the sentence vector are the model's states: cut. Others come from a trained head: kept as they are.
-fn colbert_settings(config: &Config, encoder: &EncoderInfo) -> Result<ColbertSettings, IndexError> {
-    if encoder.token_dimensions == 0 {
-        let message = format!(
-            "colbert needs token vectors, and bundle {} gives none",
-            encoder.name
-        );
-        return Err(IndexError::invalid("settings.stages", message));
-    }
-    let width = as_u32(encoder.token_dimensions);
-    let are_states = encoder.token_dimensions == encoder.dimensions;
-    let dimensions = match are_states {
-        true => width.min(TOKEN_DIMENSIONS),
-        false => width,
-    };
-    Ok(ColbertSettings {
-        fingerprint: encoder.fingerprint.clone(),
-        token_dimensions: width,
-        dimensions,
-        rotated: dimensions < width,
-        rotation_sample: config.rotation_sample,
-        pooling: config.colbert_pooling,
-    })
-}
-
-fn encoder_settings(encoder: &EncoderInfo) -> EncoderSettings {
-    EncoderSettings {
-        fingerprint: encoder.fingerprint.clone(),
-        dimensions: as_u32(encoder.dimensions),
-    }
-}
-
-fn dense_settings(config: &Config, encoder: &EncoderInfo) -> DenseSettings {
-    let is_matryoshka = !encoder.matryoshka_dimensions.is_empty();
-    let dimensions = config
-        .dimensions
-        .unwrap_or(u32::MAX)
-        .min(as_u32(encoder.dimensions));
-    let dimensions = if is_matryoshka {
-        declared_width(encoder, dimensions)
-    } else {
-        dimensions
-    };
-    let prefix = config.prefix_dimensions.min(dimensions);
-    let prefix_dimensions = if is_matryoshka {
-        declared_width(encoder, prefix).min(dimensions)
-    } else {
-        prefix
-    };
-    DenseSettings {
-        dimensions,
-        prefix_dimensions,
-        prefix_depth: config.prefix_depth,
-        rotated: !is_matryoshka,
-        rotation_sample: config.rotation_sample,
-        graph_min_passages: config.graph_min_passages,
-    }
-}
-
-/// A Matryoshka model is good at the widths it was trained for, and no promise is made between them: the next one up.
-fn declared_width(encoder: &EncoderInfo, wished: u32) -> u32 {
-    let widths = encoder
-        .matryoshka_dimensions
-        .iter()
-        .map(|width| as_u32(*width));
-    widths
-        .filter(|width| *width >= wished)
-        .min()
-        .unwrap_or(as_u32(encoder.dimensions))
 }
 
 fn as_u32(value: usize) -> u32 {

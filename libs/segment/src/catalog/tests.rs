@@ -8,7 +8,7 @@ use search_core::{Address, Filter, Value, error::ErrorKind};
 use super::*;
 use crate::{
     fixture::{Draft, empty, name},
-    manifest::Stage,
+    manifest::{ColbertSettings, Stage},
 };
 
 /// Reads the fixture's sparse part and counts what it loads.
@@ -130,6 +130,42 @@ async fn the_newest_two_are_held_and_share_their_segments() {
         "snapshot 1 of test is not held, but [3, 2] are"
     );
     assert_eq!(retired.kind(), ErrorKind::FailedPrecondition);
+    assert!(mesh.catalog.problems().is_empty());
+}
+
+#[tokio::test]
+async fn parts_of_other_services_come_and_go_and_nothing_is_loaded_again() {
+    let mesh = mesh(ShardSelection::All);
+    let first = Draft::after(&mesh.store, &empty(1))
+        .await
+        .segment(0, &["a", "b"])
+        .await
+        .commit()
+        .await;
+    mesh.catalog.refresh().await;
+    let mut second = Draft::after(&mesh.store, &first).await;
+    second.manifest.settings.stages.push(Stage::Colbert);
+    second.manifest.settings.colbert = Some(ColbertSettings {
+        fingerprint: "f".to_owned(),
+        token_dimensions: 8,
+        dimensions: 8,
+        rotated: false,
+        rotation_sample: 0,
+        pooling: 1,
+    });
+    let (collection, path) = (name(), "segments/0-other/colbert/tokens.u8");
+    let tokens = mesh.store.upload_bytes(&collection, path, "tokens".into());
+    let parts = &mut second.manifest.segments[0].parts;
+    parts.insert("colbert".to_owned(), vec![tokens.await.unwrap()]);
+    let second = second.commit().await;
+    mesh.catalog.refresh().await;
+    let mut third = Draft::after(&mesh.store, &second).await;
+    third.manifest.settings = first.settings.clone();
+    third.manifest.segments[0].parts.remove("colbert");
+    third.commit().await;
+    mesh.catalog.refresh().await;
+    assert_eq!(mesh.numbers(), [3, 2]);
+    assert_eq!(mesh.loaded.load(Ordering::Relaxed), 1);
     assert!(mesh.catalog.problems().is_empty());
 }
 

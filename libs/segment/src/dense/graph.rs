@@ -3,6 +3,8 @@
 //! usearch sees our own codes with our own metric: packed rows of codes and scales, compared as exactly as the
 //! scan compares them. What the graph finds is scored again by the caller, so that a score has the same
 //! bits on either way. Which neighbours it finds depends on the build: a few per cent are missed.
+//!
+//! A row of zeros has no neighbours, and a graph that leads to many of them leads nowhere: it has no node.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -46,16 +48,16 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// Builds the graph of a part with all cores and writes it to a file.
     pub(super) fn build(part: &DensePart, path: &Path) -> Result<(), SegmentError> {
-        let rows = part.rows().len();
+        let rows: Vec<usize> = part.rows_with_direction().collect();
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let layout = layout_of(part);
         let mut index = Index::new(&options(layout)).map_err(engine)?;
         index.change_metric(layout.metric());
         index
-            .reserve_capacity_and_threads(rows, threads)
+            .reserve_capacity_and_threads(rows.len(), threads)
             .map_err(engine)?;
-        let add_rows = |rows: Range<usize>| -> Result<(), SegmentError> {
-            for row in rows {
+        let add_rows = |places: Range<usize>| -> Result<(), SegmentError> {
+            for &row in &rows[places] {
                 let (prefix, rest, scales) = part.row(row);
                 index
                     .add(row as u64, &layout.pack_row(prefix, rest, scales))
@@ -63,16 +65,16 @@ impl Graph {
             }
             Ok(())
         };
-        let seeded = rows.min(SEED_ROWS);
+        let seeded = rows.len().min(SEED_ROWS);
         add_rows(0..seeded)?;
         let next = AtomicUsize::new(seeded);
         let add_blocks = || -> Result<(), SegmentError> {
             loop {
                 let first = next.fetch_add(BUILD_ROWS, Ordering::Relaxed);
-                if first >= rows {
+                if first >= rows.len() {
                     return Ok(());
                 }
-                add_rows(first..rows.min(first + BUILD_ROWS))?;
+                add_rows(first..rows.len().min(first + BUILD_ROWS))?;
             }
         };
         std::thread::scope(|scope| {
@@ -96,7 +98,8 @@ impl Graph {
         let damaged = |reason: String| SegmentError::damaged(GRAPH, reason);
         let layout = layout_of(part);
         let found = stored_shape(path)?;
-        if found != (part.rows().len() as u64, layout.row_bytes() as u64) {
+        let nodes = part.rows_with_direction().count();
+        if found != (nodes as u64, layout.row_bytes() as u64) {
             return Err(damaged(format!(
                 "has {} rows of {} bytes",
                 found.0, found.1
@@ -109,7 +112,7 @@ impl Graph {
         index
             .view(&text(path)?)
             .map_err(|error| damaged(error.to_string()))?;
-        if (index.size(), index.dimensions()) != (part.rows().len(), layout.row_bytes()) {
+        if (index.size(), index.dimensions()) != (nodes, layout.row_bytes()) {
             return Err(damaged("contradicts its own head".to_owned()));
         }
         // After `view`, which sets a metric of its own.

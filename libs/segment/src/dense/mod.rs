@@ -8,6 +8,8 @@
 //! | `prefix_norms.f32` | one over the norm of the prefix codes |
 //! | `graph.usearch` | HNSW over the whole vectors; in large segments only |
 //!
+//! A passage that was deleted before the part was built has a row of zeros, and no node of the graph.
+//!
 //! The first four have one shape: a head of 64 bytes that says what the file is, then rows that are mapped as
 //! they are. All integers are little-endian. Prefixes lie apart, so that the first scan of a query reads
 //! nothing else.

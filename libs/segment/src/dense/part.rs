@@ -73,6 +73,14 @@ impl DensePart {
         self.prefix_dimensions
     }
 
+    /// The rows that are not all zeros: those of passages that have a vector.
+    pub(super) fn rows_with_direction(&self) -> impl Iterator<Item = usize> {
+        let scales = self.scales.floats().chunks_exact(SCALES_PER_ROW);
+        let rows = scales.enumerate();
+        rows.filter(|(_, scales)| scales.iter().any(|scale| *scale != 0.0))
+            .map(|(row, _)| row)
+    }
+
     /// Codes and scales of one row, for the graph.
     pub(super) fn row(&self, row: usize) -> (&[i8], &[i8], [f32; SCALES_PER_ROW]) {
         let rest_dimensions = self.dimensions - self.prefix_dimensions;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use vector_math::{CodedQuery, TopRows, VectorCoder};
+use vector_math::{CodedQuery, CodedVector, TopRows, VectorCoder};
 
 use super::{DensePart, DenseWriter, GRAPH, PREFIX, PREFIX_NORMS, REST, SCALES};
 use crate::manifest::DenseSettings;
@@ -210,6 +210,34 @@ fn the_graph_finds_what_the_scan_finds() {
             .iter()
             .filter(|row| neighbours.contains(row))
             .count();
+    }
+    assert!(found >= 196, "{found} of 200");
+}
+
+#[test]
+fn passages_without_a_vector_are_not_in_the_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(1);
+    let mut writer = DenseWriter::new(folder.path(), &settings).unwrap();
+    // More of them in front than threads take at a time, and some between the others.
+    let has_vector = |row: u32| row >= 1500 && row % 3 != 0;
+    for row in 0..3000 {
+        let coded = match has_vector(row) {
+            true => coder().prepare(&vector(row.into())).unwrap(),
+            false => CodedVector::none(DIMENSIONS),
+        };
+        writer.push(&coded).unwrap();
+    }
+    writer.finish().unwrap();
+    let part = open(folder.path(), &settings, 3000).unwrap();
+    assert_eq!(part.rows().score(&query(3), 7), Some(0.0));
+    let graph = part.graph().expect("a graph was asked for");
+    let mut found = 0;
+    for row in 0..20 {
+        let neighbours = graph.search(&query(row), 100, None).unwrap();
+        assert!(neighbours.iter().all(|row| has_vector(*row)));
+        let exact = exact(&part, &query(row), 10);
+        found += exact.iter().filter(|row| neighbours.contains(row)).count();
     }
     assert!(found >= 196, "{found} of 200");
 }

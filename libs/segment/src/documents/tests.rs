@@ -48,6 +48,7 @@ fn read_all(documents: &Documents) {
     for ordinal in (0..documents.passages().min(100)).chain([u32::MAX]) {
         let _ = documents.passage(ordinal);
         let _ = documents.document_id_of(ordinal);
+        let _ = documents.document(ordinal);
     }
     let _ = documents.find("doc-3");
     let _ = documents.passages_of(u32::MAX);
@@ -67,6 +68,8 @@ proptest! {
             prop_assert_eq!(documents.find(&document.id), Some(ordinal..end));
             prop_assert_eq!(documents.passages_of(number), Some(ordinal..end));
             prop_assert_eq!(documents.document_id(number), Some(document.id.as_str()));
+            let whole = documents.document(number).unwrap();
+            prop_assert_eq!(whole.as_ref(), Some(document));
             for (place, text) in (0..).zip(&document.passages) {
                 prop_assert_eq!(documents.document_of(ordinal), Some(number));
                 let stored = documents.passage(ordinal).unwrap().unwrap();
@@ -84,6 +87,7 @@ proptest! {
         prop_assert_eq!(documents.passages(), ordinal);
         prop_assert_eq!(documents.passage(ordinal).unwrap(), None);
         prop_assert_eq!(documents.document_of(ordinal), None);
+        prop_assert_eq!(documents.document(documents.documents()).unwrap(), None);
         prop_assert_eq!(documents.find("not \u{0} there"), None);
     }
 

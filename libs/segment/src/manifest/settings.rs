@@ -1,4 +1,4 @@
-//! What a collection is created with.
+//! What a collection is created with, and which stages it has by now.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub const TOKEN_POOLING: std::ops::RangeInclusive<u32> = 1..=3;
 const PASSAGE_TOKENS: std::ops::RangeInclusive<u32> = 16..=8192;
 const MAX_DIMENSIONS: u32 = 65_536;
 
-/// What a collection is created with.
+/// What a collection is created with, and which stages it has by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectionSettings {
@@ -124,6 +124,19 @@ pub struct ColbertSettings {
 }
 
 impl CollectionSettings {
+    /// The same with those of these stages that it has, and with what belongs to them.
+    #[must_use]
+    pub fn with_only(&self, stages: &[Stage]) -> Self {
+        let mut only = self.clone();
+        only.stages.retain(|stage| stages.contains(stage));
+        if !stages.contains(&Stage::Dense) {
+            (only.encoder, only.dense) = (None, None);
+        }
+        only.rescore = only.rescore.filter(|_| stages.contains(&Stage::Rescore));
+        only.colbert = only.colbert.filter(|_| stages.contains(&Stage::Colbert));
+        only
+    }
+
     /// Refuses settings that contradict themselves.
     pub fn check(&self) -> Result<(), String> {
         let (passage, overlap) = (self.passage_tokens, self.overlap_tokens);

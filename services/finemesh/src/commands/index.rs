@@ -8,7 +8,7 @@ use search_proto::index::index_event::Event;
 use search_proto::index::index_request::Part;
 use search_proto::index::{
     DeleteRequest, EndOfLines, IndexEvent, IndexRequest, IndexSettings, IndexSummary, InvalidLine,
-    Lines,
+    Lines, SetStagesRequest,
 };
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -27,16 +27,32 @@ const MESSAGES_IN_FLIGHT: usize = 4;
 /// Invalid lines that are printed one by one; all are counted.
 const INVALID_LINES_SHOWN: u64 = 20;
 
-/// Indexes the files and prints the summary.
+/// Indexes the files, or changes the stages, and prints the summary.
 pub(crate) async fn index(backend: &mut Backend, args: IndexArgs) -> Result<()> {
+    let has_files = !args.files.is_empty();
     let as_json = args.json;
-    let summary = run(backend, settings(&args), args.files).await?;
-    if as_json {
-        say(format_args!("{}", summary_json(&summary)))?;
-    } else {
-        say(format_args!("{}", summary_text(&summary)))?;
-    }
+    let summary = match has_files {
+        true => run(backend, settings(&args), args.files).await?,
+        false => set_stages(backend, args.collection, args.stages).await?,
+    };
+    let text = match (as_json, has_files) {
+        (true, _) => summary_json(&summary).to_string(),
+        (false, true) => summary_text(&summary),
+        (false, false) => stages_text(&summary),
+    };
+    say(format_args!("{text}"))?;
     Ok(())
+}
+
+/// Shows the indexer's progress until it has committed.
+async fn set_stages(
+    backend: &mut Backend,
+    collection: String,
+    stages: Vec<String>,
+) -> Result<IndexSummary> {
+    let request = SetStagesRequest { collection, stages };
+    let events = backend.index.set_stages(request).await.map_err(readable)?;
+    follow(events.into_inner()).await
 }
 
 fn settings(args: &IndexArgs) -> IndexSettings {
@@ -177,6 +193,31 @@ fn summary_text(summary: &IndexSummary) -> String {
         text.push_str(&format!(", {} invalid lines left out", summary.invalid));
     }
     text.push('\n');
+    text.push_str(&cost_text(summary));
+    text
+}
+
+fn stages_text(summary: &IndexSummary) -> String {
+    match &summary.snapshot {
+        None => "the collection has just these stages: nothing was changed; to have one built anew, leave it out first"
+            .to_owned(),
+        Some(snapshot) if summary.bytes.is_empty() => {
+            format!("{}: snapshot {}", snapshot.collection, snapshot.number)
+        }
+        Some(snapshot) => format!(
+            "{}: snapshot {}, built of {} documents, {} passages\n{}",
+            snapshot.collection,
+            snapshot.number,
+            summary.documents,
+            summary.passages,
+            cost_text(summary)
+        ),
+    }
+}
+
+/// What was written, and how long it took.
+fn cost_text(summary: &IndexSummary) -> String {
+    let mut text = String::new();
     for part in &summary.bytes {
         let per_passage = part.bytes as f64 / summary.passages.max(1) as f64;
         text.push_str(&format!(

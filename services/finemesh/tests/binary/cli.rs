@@ -122,6 +122,61 @@ fn a_second_run_replaces_and_delete_removes() {
 }
 
 #[test]
+fn stages_come_and_go_without_the_documents() {
+    if !models_are_here() {
+        return;
+    }
+    let mesh = Finemesh::new();
+    let file = mesh.file("documents.jsonl", DOCUMENTS);
+    let index = ["index", "--collection", "small"];
+    mesh.ok(&[&index[..], &["--stages", "sparse", file.to_str().unwrap()]].concat());
+    let search = [
+        "search",
+        "--collection",
+        "small",
+        "--json",
+        "time limit of a remote call",
+    ];
+    let (_, message) = mesh.fails(&search);
+    assert!(message.contains("vectors"), "{message}");
+
+    let stages = |stages: &str| mesh.json(&[&index[..], &["--json", "--stages", stages]].concat());
+    let summary = stages("sparse,dense,colbert");
+    assert_eq!(
+        (&summary["snapshot"], &summary["documents"]),
+        (&2.into(), &3.into())
+    );
+    let bytes: Vec<&String> = summary["bytes"].as_object().unwrap().keys().collect();
+    assert_eq!(bytes, ["colbert", "dense"]);
+    let answer = mesh.json(&search);
+    assert_eq!(ids(&answer)[0], "deadline");
+    for stage in answer["stages"].as_array().unwrap() {
+        assert_eq!(stage["status"], "complete", "{stage}");
+    }
+    let again = mesh.ok(&[&index[..], &["--stages", "sparse,colbert,dense"]].concat());
+    assert!(again.contains("nothing was changed"), "{again}");
+    let summary = stages("sparse,dense");
+    assert_eq!(
+        (&summary["snapshot"], &summary["documents"]),
+        (&3.into(), &0.into())
+    );
+    assert_eq!(ids(&mesh.json(&search))[0], "deadline");
+
+    for (collection, stages, expected) in [
+        ("small", "dense", "stages: must include sparse"),
+        ("small", "sparse,nonsense", "stages[1]"),
+        ("absent", "sparse", "collection absent does not exist"),
+    ] {
+        let wishes = ["index", "--collection", collection, "--stages", stages];
+        let (code, message) = mesh.fails(&wishes);
+        assert!(code == 1 && message.contains(expected), "{message}");
+    }
+    for alone in [&["--stages", "sparse", "--shards", "2"][..], &[]] {
+        assert_eq!(mesh.fails(&[&index[..], alone].concat()).0, 2);
+    }
+}
+
+#[test]
 fn invalid_lines_are_named_and_nothing_is_written() {
     if !models_are_here() {
         return;

@@ -10,7 +10,7 @@ use search_proto::index::index_event::Event;
 use search_proto::index::index_request::Part;
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::index::{
-    DeleteRequest, EndOfLines, IndexEvent, IndexRequest, IndexSettings, Lines,
+    DeleteRequest, EndOfLines, IndexEvent, IndexRequest, IndexSettings, Lines, SetStagesRequest,
 };
 use service_kit::status::{fields_of, kind_of};
 use service_kit::{MeshChannel, Server, ServerBuilder, ServerLimits, in_process};
@@ -224,6 +224,86 @@ async fn requests_that_are_wrong_name_their_field() {
         assert_eq!(fields_of(&status)[0].path, field, "{status}");
     }
     assert_eq!(served.place.number().await, 0);
+}
+
+async fn set_stages(
+    served: &mut Served,
+    collection: &str,
+    stages: &[&str],
+) -> Result<Vec<Event>, Status> {
+    let request = SetStagesRequest {
+        collection: collection.to_owned(),
+        stages: stages.iter().map(|stage| (*stage).to_owned()).collect(),
+    };
+    let answer = served.client.set_stages(request).await?;
+    let events: Result<Vec<IndexEvent>, Status> = answer.into_inner().collect().await;
+    Ok(events?
+        .into_iter()
+        .map(|event| event.event.unwrap())
+        .collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_change_without_lines() {
+    let mut served = serve(Arc::new(WordEncoder::with_tokens(DIMENSIONS, 24)));
+    let requests = vec![wishes(), message(1, &some_lines(10))];
+    index(&mut served, requests).await.unwrap();
+    let all = ["sparse", "dense", "colbert"];
+    let events = set_stages(&mut served, "c", &all).await.unwrap();
+    let phases: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Progress(progress) => Some(progress.phase.as_str()),
+            _ => None,
+        })
+        .collect();
+    for phase in ["read", "encode", "build"] {
+        assert!(phases.contains(&phase), "{phases:?}");
+    }
+    let Some(Event::Summary(summary)) = events.last() else {
+        panic!("{events:?}")
+    };
+    let snapshot = summary.snapshot.as_ref().unwrap();
+    assert_eq!((snapshot.collection.as_str(), snapshot.number), ("c", 2));
+    assert_eq!((summary.documents, summary.passages), (10, 10));
+    let parts: Vec<&str> = summary
+        .bytes
+        .iter()
+        .map(|part| part.part.as_str())
+        .collect();
+    assert_eq!(parts, ["colbert"]);
+    assert_eq!(served.commits.load(Ordering::SeqCst), 2);
+
+    let events = set_stages(&mut served, "c", &all).await.unwrap();
+    let Some(Event::Summary(summary)) = events.last() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(summary.snapshot, None);
+    assert_eq!(served.commits.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_that_cannot_be_had_name_their_field() {
+    let mut served = serve(Arc::new(WordEncoder::new()));
+    let requests = vec![wishes(), message(1, &some_lines(3))];
+    index(&mut served, requests).await.unwrap();
+    let invalid = ErrorKind::InvalidArgument;
+    for (collection, stages, kind, field) in [
+        ("A b", &["sparse"][..], invalid, "collection"),
+        ("absent", &["sparse"], ErrorKind::NotFound, "collection"),
+        ("c", &["sparse", "splade"], invalid, "stages[1]"),
+        ("c", &[], invalid, "stages"),
+        ("c", &["dense"], invalid, "stages"),
+        ("c", &["sparse", "rescore"], invalid, "stages"),
+        ("c", &["sparse", "dense", "rescore"], invalid, "stages"),
+        ("c", &["sparse", "colbert"], invalid, "stages"),
+    ] {
+        let status = set_stages(&mut served, collection, stages).await;
+        let status = status.unwrap_err();
+        assert_eq!(kind_of(&status), kind, "{status}");
+        assert_eq!(fields_of(&status)[0].path, field, "{status}");
+    }
+    assert_eq!(served.place.number().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

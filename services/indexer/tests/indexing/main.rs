@@ -5,4 +5,5 @@ mod colbert;
 mod grpc;
 mod model;
 mod runs;
+mod stages;
 mod support;

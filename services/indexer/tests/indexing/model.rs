@@ -1,7 +1,8 @@
-//! Random sequences of upserts and deletions against an ordinary map.
+//! Random sequences of upserts, deletions and changes of the stages against an ordinary map.
 
 use crate::support::*;
 use proptest::prelude::*;
+use segment::manifest::Stage;
 
 /// One change of a collection.
 #[derive(Debug, Clone)]
@@ -9,12 +10,15 @@ enum Step {
     /// Documents by number, each with so many words.
     Upsert(Vec<(u8, u8)>),
     Delete(Vec<u8>),
+    /// Beside sparse.
+    Stages(Vec<Stage>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => prop::collection::vec((0_u8..24, 1_u8..40), 1..12).prop_map(Step::Upsert),
         1 => prop::collection::vec(0_u8..30, 1..12).prop_map(Step::Delete),
+        2 => prop::sample::subsequence(vec![Stage::Dense, Stage::Colbert], 0..=2).prop_map(Step::Stages),
     ]
 }
 
@@ -76,12 +80,22 @@ async fn apply(
                 before + u64::from(deletion.deleted > 0)
             );
         }
+        Step::Stages(beside_sparse) => {
+            let wishes = [&[Stage::Sparse], &beside_sparse[..]].concat();
+            let before = place.manifest().await;
+            let summary = set_stages_ok(indexer, &wishes).await;
+            let after = place.manifest().await;
+            assert_eq!(after.settings.stages, wishes);
+            let is_changed = before.settings.stages != wishes;
+            assert_eq!(after.number, before.number + u64::from(is_changed));
+            assert_eq!(summary.snapshot.is_some(), is_changed);
+        }
     }
 }
 
 async fn check(steps: Vec<Step>, shards: u32, segment_passages: u32) {
     let place = Place::new();
-    let indexer = place.indexer_with(WordEncoder::new(), |raw| {
+    let indexer = place.indexer_with(WordEncoder::with_tokens(DIMENSIONS, 24), |raw| {
         raw.max_segment_passages = segment_passages
     });
     let mut first = settings();
