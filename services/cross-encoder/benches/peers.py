@@ -19,6 +19,7 @@ from finemesh_trainer.models.int8 import GELU_FLOOR
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 BATCH_PAIRS = 32
 HEAD_WIDTH = 32
@@ -27,6 +28,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 Pairs = Sequence[tuple[str, str]]
 Predict = Callable[[Pairs], np.ndarray]
+
+disable_progress_bar()
 
 
 def weights_of(bundle: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +88,8 @@ def limit_of(bundle: Path) -> int:
 def tokenizer_of(bundle: Path) -> PreTrainedTokenizerFast:
     """The bundle's tokenizer for PyTorch's library."""
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_file=str(bundle / "tokenizer.json"), **special)
+    file = str(bundle / "tokenizer.json")
+    return PreTrainedTokenizerFast(tokenizer_file=file, model_input_names=list(INPUTS), **special)
 
 
 def pytorch(exact: Path, folder: Path, threads: int) -> Predict:
