@@ -1,172 +1,164 @@
-"""The service against sentence-transformers, in one run: the same weights, the same passages of mixed length, the same cores.
+"""The service against sentence-transformers, in one run: the same weights, the same passages, the same cores, by turns.
 
-    python compare.py --library LIBONNXRUNTIME --f32 BUNDLE --int8 BUNDLE [--cores 1 2] [--calls 60]
+    target/trainer/bin/python services/cross-encoder/benches/compare.py --finemesh target/release/finemesh
 
-Needs sentence-transformers, onnx and onnxruntime (the trainer's environment has them) and cargo. On so many cores, pinned, one after
-the other:
+Needs the trainer's environment (README, "trainer test command") and pulled models; about four minutes on two quiet
+cores. For one core and for two, pinned, with passages of about 64, 128 and 256 tokens and of all three mixed:
 
-* `rerank.rs` beside this file, for both bundles: the real service over loopback TCP;
-* PyTorch: `CrossEncoder.predict` over a BERT that has the f32 bundle's weights (the pooler, which the bundle has not, is random);
-* ONNX int8: the f32 bundle's graph quantised by `quantize_dynamic`, int8 weights, as the ONNX backend's export does it, in the
-  backend's loop: pairs sorted by length, batches of 32, padded to the longest.
+* the service, over loopback TCP, with the shipped int8 bundle and with the same model in f32: four callers at a time,
+  each call a query and 20 passages;
+* PyTorch: `CrossEncoder.predict` over the f32 weights;
+* ONNX int8: the f32 graph quantised by `quantize_dynamic` as the ONNX backend's export does it, in the backend's loop.
 
-A call has a query and 20 passages of about 64, 128 or 256 tokens, drawn from a seed. Peers get all pairs of all calls at once, which
-is the best case for their sorting; the service gets the calls one by one, four callers at a time.
+Peers get all pairs of all calls at once, which is the best case for their sorting. They take turns, round by round; a
+cell is the median of the rounds, with the lowest and the highest. Padding, fill (tokens of a batch, padding included,
+by the batcher's limit) and the share of the threads' wall time inside ONNX Runtime are the int8 service's own words,
+read from its log.
 """
 
 import argparse
 import json
+import logging
 import os
-import random
-import shutil
+import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy
-import onnx
-import onnxruntime
-import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from sentence_transformers import CrossEncoder
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from peers import exact_bundle, onnx_int8, pytorch
+from service import Batch, Call, Service
+from work import LENGTHS, installed_bundle, make_calls
 
-SEED = 20
-PASSAGES = 20
 CALLERS = 4
-PASSAGE_TOKENS = (64, 128, 256)
-LENGTH_DEVIATION = 0.15
-MAX_TOKENS = 384
-PEER_BATCH = 32
-RERANK = ("cargo", "bench", "-q", "-p", "cross-encoder", "--bench", "rerank", "--")
+RUNS = ("service f32", "PyTorch f32", "service int8", "ONNX int8")
+RATIOS = (("service f32", "PyTorch f32", 1.5), ("service int8", "ONNX int8", 1.2))
+
+
+@dataclass
+class Row:
+    """What was seen with one mixture of lengths on so many cores."""
+
+    cores: int
+    lengths: str
+    rates: dict[str, list[float]] = field(default_factory=lambda: {run: [] for run in RUNS})
+    batches: list[Batch] = field(default_factory=list)
+    """Of the int8 service."""
+    thread_s: float = 0.0
+    """Time that its threads had."""
+
+    def cells(self) -> list[str]:
+        rates = [f"{statistics.median(it):.1f} [{min(it):.1f}, {max(it):.1f}]" for it in self.rates.values()]
+        tokens, padding = (sum(getattr(it, name) for it in self.batches) for name in ("tokens", "padding_tokens"))
+        limit = sum(batch.limit_tokens for batch in self.batches)
+        inside = sum(batch.model_s for batch in self.batches) / self.thread_s
+        shares = (padding / (tokens + padding), (tokens + padding) / limit, inside)
+        ratios = (self.ratio(ours, theirs) for ours, theirs, _ in RATIOS)
+        return [str(self.cores), self.lengths, *rates, *ratios, *(f"{share:.1%}" for share in shares)]
+
+    def ratio(self, ours: str, theirs: str) -> str:
+        """Of the medians, with the rounds' own: what disturbs the machine disturbs both of a round."""
+        each = [one / other for one, other in zip(self.rates[ours], self.rates[theirs], strict=True)]
+        medians = statistics.median(self.rates[ours]) / statistics.median(self.rates[theirs])
+        return f"{medians:.2f} [{min(each):.2f}, {max(each):.2f}]"
 
 
 def main() -> None:
+    # The quantiser's advice.
+    logging.disable(logging.WARNING)
     arguments = read_arguments()
+    listed = subprocess.run([arguments.finemesh, "models", "list", "--json"], check=True, stdout=subprocess.PIPE)
+    int8 = arguments.int8 or installed_bundle(json.loads(listed.stdout))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        calls = make_calls(arguments.f32, arguments.calls)
-        calls_file = folder / "calls.jsonl"
-        calls_file.write_text("\n".join(map(json.dumps, calls)), "utf-8")
-        pairs = [(call["query"], passage) for call in calls for passage in call["passages"]]
-        bundles = {name: longer(getattr(arguments, name), folder / name) for name in ("f32", "int8")}
-        print("| cores | service f32 | PyTorch f32 | ratio | service int8 | ONNX int8 | ratio |")
-        print("|---|---|---|---|---|---|---|")
+        exact = exact_bundle(int8, Path(scratch) / "exact")
+        print_header()
         for cores in arguments.cores:
-            os.sched_setaffinity(0, range(cores))
-            ours = {name: service(arguments.library, bundle, calls_file, cores) for name, bundle in bundles.items()}
-            torch_rate = rate(pytorch(arguments.f32, folder / "hf", cores), pairs)
-            onnx_rate = rate(onnx_int8(arguments.f32, folder / "q.onnx", cores), pairs)
-            print_row(cores, ours, torch_rate, onnx_rate)
+            for row in measure(arguments, int8, exact, Path(scratch), cores):
+                print(f"| {' | '.join(row.cells())} |", flush=True)
+    wanted = ", ".join(f"{ours} / {theirs} at least {least}" for ours, theirs, least in RATIOS)
+    print(f"\npairs per second, median [lowest, highest] of up to {arguments.rounds} rounds; wanted: {wanted}")
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", type=Path, required=True, help="libonnxruntime")
-    parser.add_argument("--f32", type=Path, required=True, help="bundle folder")
-    parser.add_argument("--int8", type=Path, required=True, help="bundle folder of the same model")
+    parser.add_argument("--finemesh", type=Path, required=True, help="the release binary")
+    parser.add_argument("--int8", type=Path, help="bundle folder [default: the pulled one]")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--calls", type=int, default=60)
+    parser.add_argument("--lengths", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit-s", type=float, default=150, help="no round begins later, on so many cores")
+    parser.add_argument("--tokens", type=int, default=16_000, help="of the passages of a round")
     return parser.parse_args()
 
 
-def make_calls(bundle: Path, count: int) -> list[dict]:
-    """Calls of words that are one token each."""
-    draw = random.Random(SEED)
-    vocabulary = json.loads((bundle / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
-    words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2)
-
-    def text(tokens: int) -> str:
-        return " ".join(draw.choice(words) for _ in range(tokens))
-
-    def passage() -> str:
-        return text(max(8, round(draw.gauss(1, LENGTH_DEVIATION) * draw.choice(PASSAGE_TOKENS))))
-
-    return [{"query": text(6), "passages": [passage() for _ in range(PASSAGES)]} for _ in range(count)]
+def print_header() -> None:
+    ratios = [f"{ours} / {theirs}" for ours, theirs, _ in RATIOS]
+    header = ["cores", "tokens", *RUNS, *ratios, "padding", "fill", "inside the runtime"]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
 
 
-def longer(bundle: Path, copy: Path) -> Path:
-    """The bundle, reading MAX_TOKENS; golden pairs that the shorter limit cut are left out."""
-    shutil.copytree(bundle, copy)
-    description = json.loads((copy / "bundle.json").read_text("utf-8"))
-    golden = json.loads((copy / "golden.json").read_text("utf-8"))
-    limit = description["max_tokens"]
-    golden["entries"] = [entry for entry in golden["entries"] if len(entry["token_ids"]) < limit]
-    description["max_tokens"] = MAX_TOKENS
-    (copy / "bundle.json").write_text(json.dumps(description), "utf-8")
-    (copy / "golden.json").write_text(json.dumps(golden), "utf-8")
-    return copy
+def measure(arguments: argparse.Namespace, int8: Path, exact: Path, scratch: Path, cores: int) -> list[Row]:
+    """All mixtures on so many cores."""
+    os.sched_setaffinity(0, range(cores))
+    rows = [Row(cores, lengths) for lengths in arguments.lengths]
+    work = {it: make_calls(int8, LENGTHS[it], arguments.tokens) for it in arguments.lengths}
+    with ExitStack() as stack:
+        ours = {name: stack.enter_context(Service(arguments.finemesh, it, cores)) for name, it in services(int8, exact)}
+        theirs = {
+            "PyTorch f32": pytorch(exact, scratch / "pytorch", cores),
+            "ONNX int8": onnx_int8(exact, scratch / "int8.onnx", cores),
+        }
+        warm_up(ours, theirs, next(iter(work.values())))
+        end = time.time() + arguments.limit_s
+        for _ in range(arguments.rounds):
+            for row in rows:
+                take_turns(row, ours, theirs, work[row.lengths])
+            if time.time() > end:
+                break
+    return rows
 
 
-def service(library: Path, bundle: Path, calls: Path, threads: int) -> dict:
-    """What `rerank.rs` reports."""
-    inputs = [str(path.resolve()) for path in (library, bundle, calls)]
-    command = [*RERANK, *inputs, str(threads), str(CALLERS)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def services(int8: Path, exact: Path) -> tuple[tuple[str, Path], ...]:
+    return ("service f32", exact), ("service int8", int8)
 
 
-def pytorch(bundle: Path, folder: Path, threads: int) -> Callable[[list], object]:
-    torch.set_num_threads(threads)
-    weights = initializers(bundle)
-    layers = 1 + max(int(name.split(".")[3]) for name in weights if name.startswith("bert.encoder.layer."))
-    segments, width = weights["bert.embeddings.token_type_embeddings.weight"].shape
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
-    config = BertConfig(num_hidden_layers=layers, type_vocab_size=segments, num_labels=1, **sizes)
-    model = BertForSequenceClassification(config)
-    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in weights.items()}, strict=False)
-    model.save_pretrained(folder)
-    tokenizer(bundle).save_pretrained(folder)
-    encoder = CrossEncoder(str(folder), max_length=MAX_TOKENS, device="cpu")
-    return lambda pairs: encoder.predict(pairs, batch_size=PEER_BATCH, show_progress_bar=False)
+def warm_up(ours: dict[str, Service], theirs: dict[str, Callable], calls: Sequence[Call]) -> None:
+    for service in ours.values():
+        service.rerank(calls[0])
+    for predict in theirs.values():
+        predict(pairs_of(calls[:1]))
 
 
-def initializers(bundle: Path) -> dict[str, numpy.ndarray]:
-    graph = onnx.load(bundle / "model.onnx").graph
-    return {it.name: onnx.numpy_helper.to_array(it) for it in graph.initializer if it.name.startswith("bert.")}
+def take_turns(row: Row, ours: dict[str, Service], theirs: dict[str, Callable], calls: Sequence[Call]) -> None:
+    """One round."""
+    pairs = pairs_of(calls)
+    for run in RUNS:
+        started = time.time()
+        if run in ours:
+            ask_all(ours[run], calls)
+        else:
+            theirs[run](pairs)
+        taken_s = time.time() - started
+        row.rates[run].append(len(pairs) / taken_s)
+        if run == "service int8":
+            row.batches += ours[run].batches(started, started + taken_s)
+            row.thread_s += taken_s * row.cores
 
 
-def tokenizer(bundle: Path) -> PreTrainedTokenizerFast:
-    tokens = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_file=str(bundle / "tokenizer.json"), **tokens)
+def pairs_of(calls: Sequence[Call]) -> list[tuple[str, str]]:
+    return [(call.query, passage) for call in calls for passage in call.passages]
 
 
-def onnx_int8(bundle: Path, file: Path, threads: int) -> Callable[[list], object]:
-    quantize_dynamic(bundle / "model.onnx", file, weight_type=QuantType.QInt8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    cut = tokenizer(bundle)
-
-    def batch(pairs: list) -> numpy.ndarray:
-        inputs = cut(pairs, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="np")
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        return session.run(None, {name: inputs[name].astype(numpy.int64) for name in names})[0]
-
-    def predict(pairs: list) -> list[numpy.ndarray]:
-        by_length = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]), reverse=True)
-        return [batch(by_length[at : at + PEER_BATCH]) for at in range(0, len(pairs), PEER_BATCH)]
-
-    return predict
-
-
-def rate(predict: Callable[[list], object], pairs: list) -> float:
-    predict(pairs[:PEER_BATCH])
-    started = time.perf_counter()
-    predict(pairs)
-    return len(pairs) / (time.perf_counter() - started)
-
-
-def print_row(cores: int, ours: dict[str, dict], torch_rate: float, onnx_rate: float) -> None:
-    f32, int8 = (ours[name]["passages_per_second"] for name in ("f32", "int8"))
-    rates = (
-        f"{f32:.1f} | {torch_rate:.1f} | {f32 / torch_rate:.2f} | {int8:.1f} | {onnx_rate:.1f} | {int8 / onnx_rate:.2f}"
-    )
-    print(f"| {cores} | {rates} |", flush=True)
-    for name, report in ours.items():
-        print(f"{name} on {cores}: {json.dumps(report)}", flush=True)
+def ask_all(service: Service, calls: Sequence[Call]) -> None:
+    with ThreadPoolExecutor(CALLERS) as callers:
+        answers = list(callers.map(service.rerank, calls))
+    for call, answer in zip(calls, answers, strict=True):
+        if len(answer.logits) != len(call.passages):
+            raise SystemExit("the service did not score all passages")
 
 
 if __name__ == "__main__":

@@ -140,10 +140,14 @@ fn a_mesh_reranks_with_it() {
             "--json",
             "sea",
         ];
-        let output = Command::new(env!("CARGO_BIN_EXE_finemesh"))
-            .args(arguments)
-            .output()
-            .unwrap();
+        let ask = |_| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_finemesh"));
+            command.args(arguments).output().unwrap()
+        };
+        // The retriever may not have loaded the collection yet, nor the orchestrator heard of it.
+        let mut outputs = (0..100).map(ask);
+        let output = outputs.find(|output| output.status.success());
+        let output = output.expect("the collection is there after a while");
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an answer");
         assert_eq!(answer["degraded"], false, "{answer:#}");
         let hits = answer["hits"].as_array().unwrap().iter();
