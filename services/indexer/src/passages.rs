@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use inference::{TextEncoder, split_passages};
 use rayon::prelude::*;
-use segment::manifest::CollectionSettings;
+use segment::manifest::{self, CollectionSettings, SPECIAL_TOKENS};
 
 use crate::documents::RunDocuments;
 use crate::error::IndexError;
@@ -17,9 +17,6 @@ const CHUNK_DOCUMENTS: usize = 1024;
 /// Bytes of a passage at most, however few tokens they are: without spaces a whole book can be one token. With the longest
 /// title in front, it is what an encoder takes as one text.
 const MAX_PASSAGE_BYTES: usize = 48 << 10;
-
-/// What tokenizers put around a text.
-const SPECIAL_TOKENS: u32 = 2;
 
 /// What decides where a text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +150,7 @@ fn split_document(
     };
     let title_spans = tokens_of("title", title)?;
     let spans = tokens_of("text", text)?;
-    let most_title_tokens = (size.passage_tokens / 2).saturating_sub(SPECIAL_TOKENS) as usize;
+    let most_title_tokens = manifest::title_tokens(size.passage_tokens) as usize;
     let title_tokens = title_spans.len().min(most_title_tokens);
     let around_tokens = SPECIAL_TOKENS + title_tokens as u32;
     let text_tokens = size.passage_tokens - around_tokens;

@@ -118,6 +118,8 @@ impl Script {
             passages: self.passages.len() as u64,
             refused_segments: Vec::new(),
             rescore_fingerprint: self.rescore_fingerprint.clone(),
+            colbert_fingerprint: String::new(),
+            title_tokens: 126,
         };
         common::DescribeResponse {
             snapshots: numbers.iter().map(held).collect(),
