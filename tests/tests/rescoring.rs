@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use orchestrator::{RawPipeline, RawRescore, RawStage};
+use orchestrator::{RawHeadPart, RawPipeline, RawStage};
 use search_proto::index::IndexSettings;
 use search_proto::search::{Hit, SearchRequest, SearchResponse, StageReason, StageStatus};
 use testkit::corpus::{Document, wordy};
@@ -27,10 +27,7 @@ fn second() -> HashEncoder {
 fn options(stages: &[&str], rescorer: Option<HashEncoder>) -> MeshOptions {
     let pipeline = |weight| RawPipeline {
         stages: vec![RawStage::Sparse, RawStage::Dense],
-        rescore: Some(RawRescore {
-            window: WINDOW,
-            weight,
-        }),
+        rescore: Some(RawHeadPart::new(WINDOW, weight)),
         ..RawPipeline::default()
     };
     let mut options = MeshOptions {

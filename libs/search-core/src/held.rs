@@ -17,6 +17,10 @@ pub struct HeldSnapshot {
     pub encoder_fingerprint: String,
     /// Fingerprint of the second bundle, whose vectors rescore. Empty: none.
     pub rescore_fingerprint: String,
+    /// Fingerprint of the bundle of the token vectors. Empty: none.
+    pub colbert_fingerprint: String,
+    /// Tokens of a title that an encoder reads in front of each passage, at most.
+    pub title_tokens: u32,
     /// Live passages of the served segments.
     pub passages: u64,
     /// Segments that were refused.

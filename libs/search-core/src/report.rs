@@ -44,7 +44,7 @@ pub enum StageReason {
     DamagedSegment,
     /// The retrievers' depth was spent before the page was full: more documents may match.
     Depth,
-    /// The texts are more than a message holds.
+    /// The texts are more than a message holds, or than was indexed of them.
     Size,
     /// The collection was built without what the stage reads.
     NotIndexed,

@@ -179,6 +179,8 @@ fn held_snapshot_to_wire(held: HeldSnapshot) -> common::HeldSnapshot {
         held_shards: held.held_shards,
         encoder_fingerprint: held.encoder_fingerprint,
         rescore_fingerprint: held.rescore_fingerprint,
+        colbert_fingerprint: held.colbert_fingerprint,
+        title_tokens: held.title_tokens,
         passages: held.passages,
         refused_segments: held.refused.into_iter().map(refused_to_wire).collect(),
     }

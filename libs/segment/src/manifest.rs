@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use settings::{
-    ColbertSettings, CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS, Stage,
-    TOKEN_POOLING,
+    ColbertSettings, CollectionSettings, DenseSettings, EncoderSettings, MAX_SHARDS,
+    SPECIAL_TOKENS, Stage, TOKEN_POOLING, title_tokens,
 };
 
 use crate::{

@@ -196,7 +196,7 @@ pub(crate) struct SearchArgs {
     /// Hits to leave out before the first
     #[arg(long, default_value_t = 0)]
     pub(crate) offset: u32,
-    /// sparse, dense, hybrid, full or one from the configuration [default: the server's]
+    /// sparse, dense, hybrid, colbert, full or one from the configuration [default: the server's]
     #[arg(long, default_value = "")]
     pub(crate) pipeline: String,
     /// Condition on the metadata, e.g. 'year >= 2019 and lang = "en"'
@@ -207,7 +207,7 @@ pub(crate) struct SearchArgs {
     /// Weight of the dense score, 0 to 1
     #[arg(long)]
     pub(crate) alpha: Option<f64>,
-    /// Show how each hit's score came about
+    /// Show how each hit's score came about, and what each word matched where the pipeline matches tokens
     #[arg(long)]
     pub(crate) explain: bool,
     /// Milliseconds for the whole answer

@@ -1,7 +1,7 @@
 //! The stable JSON of `--json`; documented in the README.
 
 use search_proto::search::{
-    Hit, ScoreTrail, SearchResponse, StageReason, StageReport, StageStatus,
+    Hit, ScoreTrail, SearchResponse, StageReason, StageReport, StageStatus, TokenMatch,
 };
 use serde_json::{Value, json};
 
@@ -47,7 +47,18 @@ fn trail_step(step: &ScoreTrail) -> Value {
             "batch": reading.batch,
         });
     }
+    if !step.matches.is_empty() {
+        object["matches"] = step.matches.iter().map(token_match).collect();
+    }
     object
+}
+
+fn token_match(found: &TokenMatch) -> Value {
+    json!({
+        "query_token": found.query_token,
+        "passage_token": found.passage_token,
+        "similarity": found.similarity,
+    })
 }
 
 /// The server stores metadata as JSON; what is not JSON is passed on as a string rather than lost.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use console::style;
-use search_proto::search::{Hit, Reading, SearchResponse, StageReport, StageStatus};
+use search_proto::search::{Hit, Reading, SearchResponse, StageReport, StageStatus, TokenMatch};
 
 use crate::json::{reason_name, status_name};
 use crate::output::printable;
@@ -16,6 +16,8 @@ const WATERFALL_COLUMNS: usize = 40;
 const MIN_NAME_COLUMNS: usize = 9;
 /// Columns of a document id before it is folded.
 const MAX_ID_COLUMNS: u16 = 36;
+/// How vocabularies write tokens that are no text.
+const SPECIAL_TOKEN_BRACKETS: [(char, char); 2] = [('[', ']'), ('<', '>')];
 
 /// The whole answer: hits, then stages.
 pub(crate) fn answer(query: &str, response: &SearchResponse, explain: bool) -> String {
@@ -84,8 +86,33 @@ fn trail(hit: &Hit) -> String {
             "\n  {:<7} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}{reading}",
             step.stage, step.raw, step.rank, step.normalized, step.weight, step.contribution
         );
+        if !step.matches.is_empty() {
+            let _ = write!(text, "\n    {}", matches(&step.matches));
+        }
     }
     text
+}
+
+/// What each word of the query matched; what is no text tells nobody anything.
+fn matches(matches: &[TokenMatch]) -> String {
+    let words = matches
+        .iter()
+        .filter(|found| !is_special(&found.query_token));
+    words.map(token_match).collect::<Vec<_>>().join("  ")
+}
+
+fn token_match(found: &TokenMatch) -> String {
+    let [query_token, passage_token] =
+        [&found.query_token, &found.passage_token].map(|token| printable(token));
+    let similarity = format!("{:.2}", found.similarity).replacen("0.", ".", 1);
+    format!("{query_token}→{passage_token} {similarity}")
+}
+
+/// `[SEP]`, `<s>` and their like; a lone bracket is a word.
+fn is_special(token: &str) -> bool {
+    let inside = |(open, close)| token.strip_prefix(open)?.strip_suffix(close);
+    let mut inside = SPECIAL_TOKEN_BRACKETS.into_iter().filter_map(inside);
+    inside.any(|name| !name.is_empty())
 }
 
 fn reading(reading: &Reading) -> String {
@@ -186,6 +213,27 @@ mod tests {
             wall_us,
             ..StageReport::default()
         }
+    }
+
+    #[test]
+    fn matches_are_told_of_words() {
+        let found = |query_token: &str, passage_token: &str, similarity| TokenMatch {
+            query_token: query_token.to_owned(),
+            passage_token: passage_token.to_owned(),
+            similarity,
+        };
+        let all = [
+            found("[CLS]", "[CLS]", 0.7),
+            found("sea", "ocean", 0.824),
+            found("##s", "levels\u{1b}[2J", -0.051),
+            found("[", "<", 1.0),
+            found("</s>", "level", 0.4),
+        ];
+        let told = matches(&all);
+        assert!(told.starts_with("sea→ocean .82  ##s→levels"), "{told:?}");
+        assert!(told.ends_with(" -.05  [→< 1.00"), "{told:?}");
+        assert!(!told.contains('\u{1b}'));
+        assert_eq!(matches(&all[..1]), "");
     }
 
     #[test]

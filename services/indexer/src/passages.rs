@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use inference::{TextEncoder, split_passages};
 use rayon::prelude::*;
-use segment::manifest::CollectionSettings;
+use segment::manifest::{self, CollectionSettings, SPECIAL_TOKENS};
 
 use crate::documents::RunDocuments;
 use crate::error::IndexError;
@@ -17,9 +17,6 @@ const CHUNK_DOCUMENTS: usize = 1024;
 /// Bytes of a passage at most, however few tokens they are: without spaces a whole book can be one token. With the longest
 /// title in front, it is what an encoder takes as one text.
 const MAX_PASSAGE_BYTES: usize = 48 << 10;
-
-/// What tokenizers put around a text.
-const SPECIAL_TOKENS: u32 = 2;
 
 /// What decides where a text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +206,7 @@ struct TitlePart {
 impl TitlePart {
     fn of(title: &str, size: PassageSize, encoder: &dyn TextEncoder) -> Result<Self, String> {
         let spans = token_spans(encoder, "title", title)?;
-        let most_tokens = (size.passage_tokens / 2).saturating_sub(SPECIAL_TOKENS) as usize;
+        let most_tokens = manifest::title_tokens(size.passage_tokens) as usize;
         let tokens = spans.len().min(most_tokens);
         Ok(Self {
             bytes: title_bytes(title, &spans, tokens) as u32,

@@ -72,6 +72,8 @@ impl Canned {
             passages: PASSAGES,
             refused_segments: Vec::new(),
             rescore_fingerprint: String::new(),
+            colbert_fingerprint: String::new(),
+            title_tokens: 126,
         };
         Response::new(common::DescribeResponse {
             snapshots: vec![held],

@@ -5,7 +5,7 @@ use crate::error::SearchError;
 use crate::funnel::{Answer, Run, within};
 use crate::peers::{Mesh, Peers};
 use crate::placement::{Placement, View};
-use crate::plan::{Pipelines, Plan, Request};
+use crate::plan::{HeadStage, Pipeline, Pipelines, Plan, Request, VectorStage};
 use service_kit::Readiness;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -48,9 +48,13 @@ impl App {
         &self.pipelines
     }
 
-    /// Whether there is a service that reranks. Pipelines that do are answered without where there is none, but not offered.
-    pub(crate) fn can_rerank(&self) -> bool {
-        !self.mesh.cross_encoder.is_empty()
+    /// Whether there are the services that score the head. Pipelines are answered without where there are none, but not offered.
+    pub(crate) fn has_services_of(&self, pipeline: &Pipeline) -> bool {
+        pipeline.head.iter().all(|part| match part.stage {
+            HeadStage::Vectors(VectorStage::Rescore) => true,
+            HeadStage::Vectors(VectorStage::LateInteraction) => !self.mesh.colbert.is_empty(),
+            HeadStage::Rerank => !self.mesh.cross_encoder.is_empty(),
+        })
     }
 
     pub(crate) fn view(&self) -> Arc<View> {

@@ -7,15 +7,14 @@
 //! stage says so.
 
 use crate::clients::{Encoded, Scored};
-use crate::documents::{PassageRef, by_shard};
+use crate::documents::PassageRef;
 use crate::error::{CallError, SearchError};
 use crate::funnel::{Run, StageWatch};
-use crate::placement::DensePlace;
 use crate::plan::Leg;
 use crate::retrieve::LegList;
-use futures::future::{join_all, try_join_all};
-use search_core::{Address, Score, StageReason, StageReport, StageStatus};
-use std::collections::BTreeSet;
+use crate::scores::{ShardAnswer, ask_shards};
+use futures::future::try_join_all;
+use search_core::{Address, Score, StageReport};
 use tracing::Instrument;
 
 /// Candidates of all legs; arrays are parallel to `passages`.
@@ -40,15 +39,6 @@ pub(crate) struct LegScores {
 pub(crate) struct Completed {
     pub(crate) pool: Pool,
     pub(crate) reports: Vec<StageReport>,
-}
-
-/// What one shard said about the passages that one leg lacks.
-#[derive(Debug)]
-pub(crate) struct ShardAnswer {
-    pub(crate) shard: u32,
-    /// Their positions in the pool.
-    pub(crate) positions: Vec<usize>,
-    pub(crate) scored: Result<Scored, SearchError>,
 }
 
 impl Pool {
@@ -88,36 +78,6 @@ fn keep_others<T>(values: &mut Vec<T>, positions: &[usize]) {
         position += 1;
         positions.binary_search(&(position - 1)).is_err()
     });
-}
-
-impl ShardAnswer {
-    /// The passages that the shard knows, by their positions in the pool, and their scores. What is amiss goes to the report.
-    pub(crate) fn known(&self, watch: &mut StageWatch) -> Vec<(usize, f32)> {
-        watch.ask(self.shard);
-        match &self.scored {
-            Ok(scored) => {
-                watch.time(scored.timing);
-                if !scored.unknown.is_empty() {
-                    watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
-                }
-                self.scores(scored)
-            }
-            Err(error) => {
-                tracing::warn!(%error, stage = watch.report.stage, "some scores are missing");
-                watch.miss(self.shard);
-                watch.lessen(StageStatus::Partial, error.reason());
-                Vec::new()
-            }
-        }
-    }
-
-    fn scores(&self, scored: &Scored) -> Vec<(usize, f32)> {
-        let unknown: BTreeSet<usize> = scored.unknown.iter().copied().collect();
-        let known = (0..self.positions.len()).filter(|index| !unknown.contains(index));
-        known
-            .map(|index| (self.positions[index], scored.scores[index].get()))
-            .collect()
-    }
 }
 
 impl LegScores {
@@ -237,18 +197,10 @@ impl Run<'_> {
             .missing()
             .into_iter()
             .map(|position| (position, passages[position]));
-        let calls = by_shard(missing)
-            .into_iter()
-            .map(|(shard, places)| async move {
-                let (positions, addresses): (Vec<usize>, Vec<Address>) = places.into_iter().unzip();
-                let scored = self.score(leg.leg, shard, &addresses, encoded).await;
-                ShardAnswer {
-                    shard,
-                    positions,
-                    scored,
-                }
-            });
-        let answers = join_all(calls).await.into_iter();
+        let score = |shard, addresses: Vec<Address>| async move {
+            self.score(leg.leg, shard, &addresses, encoded).await
+        };
+        let answers = ask_shards(missing, usize::MAX, score).await.into_iter();
         answers
             .map(|answer| self.refuse_fatal(leg.leg, answer))
             .collect()
@@ -270,9 +222,9 @@ impl Run<'_> {
         encoded: Option<&Encoded>,
     ) -> Result<Scored, SearchError> {
         let target = self.target(shard);
-        let scored: Result<Scored, CallError> = match (leg, &self.placement.dense, encoded) {
-            (Leg::Dense, DensePlace::Held(holding), Some(encoded)) => {
-                let holders = holding.of_shard(shard);
+        let scored: Result<Scored, CallError> = match (leg, encoded) {
+            (Leg::Dense, Some(encoded)) => {
+                let holders = self.placement.dense.of_shard(shard);
                 self.mesh
                     .dense
                     .call(holders, |client| client.score(target, encoded, addresses))

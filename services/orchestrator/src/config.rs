@@ -3,9 +3,9 @@
 mod pipeline;
 
 pub(crate) use pipeline::RANK_CONSTANTS;
-pub use pipeline::{RawFusion, RawMethod, RawPipeline, RawRerank, RawRescore, RawStage};
+pub use pipeline::{RawFusion, RawHeadPart, RawMethod, RawPipeline, RawStage};
 
-use crate::plan::Pipelines;
+use crate::plan::{HeadStage, Pipelines};
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
 use std::collections::BTreeMap;
@@ -25,29 +25,38 @@ pub struct RawConfig {
     pub default_pipeline: String,
     /// Milliseconds between two looks at what the replicas hold.
     pub describe_interval_ms: u64,
-    /// Pipelines by name. `sparse`, `dense`, `hybrid` and `full` are built in and can be changed.
+    /// Pipelines by name. `sparse`, `dense`, `hybrid`, `colbert` and `full` are built in and can be changed.
     pub pipelines: BTreeMap<String, RawPipeline>,
 }
 
 impl Default for RawConfig {
     fn default() -> Self {
-        let both = vec![RawStage::Sparse, RawStage::Dense];
-        let built_in = [
-            ("sparse", vec![RawStage::Sparse], None),
-            ("dense", vec![RawStage::Dense], None),
-            ("hybrid", both.clone(), None),
-            ("full", both, Some(RawRerank::default())),
-        ];
-        let pipeline = |stages, rerank| RawPipeline {
-            stages,
-            rerank,
+        let of_legs = |stages: &[RawStage]| RawPipeline {
+            stages: stages.to_vec(),
             ..RawPipeline::default()
         };
+        let hybrid = of_legs(&[RawStage::Sparse, RawStage::Dense]);
+        let part = |stage| Some(RawHeadPart::default_of(stage));
+        let colbert = RawPipeline {
+            late_interaction: part(pipeline::LATE_INTERACTION),
+            ..hybrid.clone()
+        };
+        let full = RawPipeline {
+            rerank: part(HeadStage::Rerank),
+            ..hybrid.clone()
+        };
+        let built_in = [
+            ("sparse", of_legs(&[RawStage::Sparse])),
+            ("dense", of_legs(&[RawStage::Dense])),
+            ("hybrid", hybrid),
+            ("colbert", colbert),
+            ("full", full),
+        ];
         Self {
             default_pipeline: "hybrid".to_owned(),
             describe_interval_ms: DEFAULT_DESCRIBE_INTERVAL_MS,
             pipelines: built_in
-                .map(|(name, stages, rerank)| (name.to_owned(), pipeline(stages, rerank)))
+                .map(|(name, pipeline)| (name.to_owned(), pipeline))
                 .into(),
         }
     }
@@ -132,28 +141,25 @@ mod tests {
             stages: vec![RawStage::Dense; 2],
             retrieve_depth: 10_001,
             fusion,
-            rescore: Some(RawRescore {
-                window: 1001,
-                weight: f64::NAN,
-            }),
-            rerank: Some(RawRerank {
-                window: 0,
-                weight: 1.1,
-            }),
+            rescore: Some(RawHeadPart::new(1001, f64::NAN)),
+            late_interaction: Some(RawHeadPart::new(1, 2.0)),
+            rerank: Some(RawHeadPart::new(0, 1.1)),
         };
         let deep = RawPipeline {
             stages: vec![RawStage::Sparse],
             retrieve_depth: 10,
-            rescore: Some(RawRescore {
-                window: 11,
-                weight: 0.0,
-            }),
-            rerank: Some(RawRerank {
-                window: 12,
-                weight: 0.3,
-            }),
+            rescore: Some(RawHeadPart::new(11, 0.0)),
+            late_interaction: Some(RawHeadPart::new(8, 1.0)),
+            rerank: Some(RawHeadPart::new(9, 0.3)),
             ..RawPipeline::default()
         };
+        let defaults = RawPipeline {
+            stages: vec![RawStage::Sparse],
+            rescore: Some(RawHeadPart::new(50, 0.5)),
+            late_interaction: Some(RawHeadPart::default()),
+            ..RawPipeline::default()
+        };
+        raw.pipelines.insert("defaults".to_owned(), defaults);
         raw.pipelines.insert("deep".to_owned(), deep);
         raw.pipelines.insert("wrong".to_owned(), wrong);
         let expected = [
@@ -162,12 +168,14 @@ mod tests {
             "orchestrator.pipelines.deep.rescore.window",
             "orchestrator.pipelines.deep.rescore.weight",
             "orchestrator.pipelines.deep.rerank.window",
+            "orchestrator.pipelines.defaults.late_interaction.window",
             "orchestrator.pipelines.wrong.stages",
             "orchestrator.pipelines.wrong.retrieve_depth",
             "orchestrator.pipelines.wrong.fusion.alpha",
             "orchestrator.pipelines.wrong.fusion.rank_constant",
             "orchestrator.pipelines.wrong.rescore.window",
             "orchestrator.pipelines.wrong.rescore.weight",
+            "orchestrator.pipelines.wrong.late_interaction.weight",
             "orchestrator.pipelines.wrong.rerank.window",
             "orchestrator.pipelines.wrong.rerank.weight",
         ];

@@ -190,6 +190,43 @@ impl Run<'_> {
     }
 }
 
+/// Title and text as an encoder reads them, cut to so many bytes; none where there is nothing to read.
+pub(crate) fn readable(passage: &Passage, most_bytes: usize) -> Option<String> {
+    let mut text = if passage.title.is_empty() {
+        passage.text.clone()
+    } else {
+        format!("{} {}", passage.title, passage.text)
+    };
+    text.truncate(text.floor_char_boundary(most_bytes));
+    (!text.trim().is_empty()).then_some(text)
+}
+
 fn bytes_of(fetched: &Fetched) -> usize {
     fetched.passages.iter().flatten().map(Passage::bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(title: &str, text: &str, most_bytes: usize) -> Option<String> {
+        let passage = Passage {
+            title: title.to_owned(),
+            text: text.to_owned(),
+            ..Passage::default()
+        };
+        readable(&passage, most_bytes)
+    }
+
+    #[test]
+    fn title_and_text_are_joined_by_a_space_and_cut_between_characters() {
+        assert_eq!(read("A title", "a text", 100).unwrap(), "A title a text");
+        assert_eq!(read("", "a text", 100).unwrap(), "a text");
+        assert_eq!(read("", "aéü", 4).unwrap(), "aé");
+        assert_eq!(read("", "aéü", 2).unwrap(), "a");
+        for (title, text) in [("", ""), ("", " \n"), (" ", "\u{3000}")] {
+            assert_eq!(read(title, text, 100), None);
+        }
+        assert_eq!(read("", "é", 1), None);
+    }
 }

@@ -86,24 +86,19 @@ impl SearchError {
             (_, ErrorKind::DeadlineExceeded) => StageReason::Deadline,
             (_, ErrorKind::ResourceExhausted) => StageReason::Overloaded,
             (_, ErrorKind::Unavailable) => StageReason::Unavailable,
-            (Self::Call(error), kind) if error.service == Service::CrossEncoder => {
-                reason_of_reranker(kind)
-            }
+            (Self::Call(error), kind) if error.service.is_of_models() => reason_of_model(kind),
             (_, ErrorKind::DataLoss) => StageReason::DamagedSegment,
-            // It serves other bundles than it did a moment ago.
-            (Self::Call(error), ErrorKind::FailedPrecondition)
-                if error.service == Service::Encoder =>
-            {
-                StageReason::ModelMismatch
+            (_, ErrorKind::FailedPrecondition | ErrorKind::NotFound) => {
+                StageReason::SnapshotMissing
             }
-            (_, ErrorKind::FailedPrecondition) => StageReason::SnapshotMissing,
+            (Self::Call(error), _) if error.service == Service::ColbertScorer => StageReason::Fault,
             _ => StageReason::ShardMissing,
         }
     }
 }
 
-/// It holds neither shards nor snapshots.
-fn reason_of_reranker(kind: ErrorKind) -> StageReason {
+/// Of a service that holds neither shards nor snapshots. A precondition that fails is the bundle: it serves others than a moment ago.
+fn reason_of_model(kind: ErrorKind) -> StageReason {
     match kind {
         ErrorKind::FailedPrecondition => StageReason::ModelMismatch,
         _ => StageReason::Fault,
@@ -116,6 +111,7 @@ pub(crate) enum Service {
     Encoder,
     SparseRetriever,
     DenseRetriever,
+    ColbertScorer,
     CrossEncoder,
 }
 
@@ -125,8 +121,14 @@ impl Service {
             Self::Encoder => "encoder",
             Self::SparseRetriever => "sparse-retriever",
             Self::DenseRetriever => "dense-retriever",
+            Self::ColbertScorer => "colbert-scorer",
             Self::CrossEncoder => "cross-encoder",
         }
+    }
+
+    /// Knows models, and no collections.
+    const fn is_of_models(self) -> bool {
+        matches!(self, Self::Encoder | Self::CrossEncoder)
     }
 
     const fn is_retriever(self) -> bool {
@@ -193,6 +195,7 @@ impl PlaceError {
         match self {
             Self::NoReplica(_) => StageReason::Unavailable,
             Self::ShardMissing { .. } => StageReason::ShardMissing,
+            Self::Refused(refused) if !refused.may_pass => StageReason::DamagedSegment,
             Self::UnknownCollection(_) | Self::Refused(_) | Self::NoCommonSnapshot(_) => {
                 StageReason::SnapshotMissing
             }

@@ -1,16 +1,20 @@
 //! The way of a query through the stages, and what each of them reports.
 
-use crate::clients::{Passage, Target, Timing};
+use crate::clients::{Encoded, Passage, Target, Timing};
+use crate::documents::PassageRef;
+use crate::encode::{ENCODE_STAGE, Outcome, beside};
 use crate::error::SearchError;
+use crate::head::Head;
 use crate::peers::Mesh;
 use crate::placement::Placement;
-use crate::plan::Plan;
+use crate::plan::{Plan, VectorStage};
 use crate::ranking::Ranking;
 use search_core::Address;
 use search_core::micros;
 use search_core::{Deadline, SnapshotId, StageReason, StageReport, StageStatus};
 use service_kit::now;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// An answer.
@@ -31,11 +35,38 @@ impl Answer {
 /// One document of an answer, by its best passage.
 #[derive(Clone, Debug)]
 pub(crate) struct Hit {
-    pub(crate) address: u64,
+    pub(crate) shown: PassageRef,
     pub(crate) score: f64,
     pub(crate) passage: Passage,
     /// Empty unless asked for.
     pub(crate) trail: Vec<TrailEntry>,
+}
+
+impl Hit {
+    /// Whether late interaction scored it.
+    pub(crate) fn is_matched(&self) -> bool {
+        self.trail.iter().any(TrailEntry::is_of_matching)
+    }
+
+    /// Whether these make up the score that late interaction gave the passage that is shown, but for so much each.
+    pub(crate) fn is_sum_of(&self, similarities: impl Iterator<Item = f32>, rounding: f32) -> bool {
+        let mut entries = self.trail.iter();
+        let entry = entries.find(|entry| entry.is_of_matching());
+        let Some(score) = entry.and_then(|entry| entry.shown) else {
+            return false;
+        };
+        let (sum, slack) = similarities.fold((0.0, 0.0), |(sum, slack), similarity| {
+            (sum + similarity, slack + rounding)
+        });
+        (sum - score).abs() <= slack
+    }
+
+    pub(crate) fn tell_matches(&mut self, matches: Vec<TokenMatch>) {
+        let mut entries = self.trail.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.is_of_matching()) {
+            entry.matches = matches;
+        }
+    }
 }
 
 /// What one stage said about a hit.
@@ -48,8 +79,27 @@ pub(crate) struct TrailEntry {
     pub(crate) weight: f64,
     pub(crate) contribution: f64,
     pub(crate) completed: bool,
+    /// What a later stage said about the passage that is shown.
+    pub(crate) shown: Option<f32>,
     /// Of the stage that reads passages.
     pub(crate) reading: Option<Reading>,
+    /// Of the stage that matches tokens: in the order of the query's. Empty where it cannot be told.
+    pub(crate) matches: Vec<TokenMatch>,
+}
+
+impl TrailEntry {
+    fn is_of_matching(&self) -> bool {
+        self.stage == VectorStage::LateInteraction.name()
+    }
+}
+
+/// What a token of the query matched in the passage that is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TokenMatch {
+    pub(crate) query_token: String,
+    pub(crate) passage_token: String,
+    /// Their cosine.
+    pub(crate) similarity: f32,
 }
 
 /// How a passage was read together with the query.
@@ -79,22 +129,42 @@ pub(crate) struct Ranked {
     pub(crate) is_exhaustive: bool,
     /// Passages of the head that were fetched to be read; those of the page need not be fetched again.
     pub(crate) texts: HashMap<Address, Passage>,
+    /// The query as the dense leg searched by it.
+    pub(crate) encoded: Option<Outcome>,
+    /// The query as its tokens were matched, where they were.
+    pub(crate) matched_with: Option<Arc<Encoded>>,
     pub(crate) reports: Vec<StageReport>,
+}
+
+impl Ranked {
+    /// Encoders lead the funnel.
+    pub(crate) fn report_encoding(&mut self, report: StageReport) {
+        let is_encoding = |report: &StageReport| report.stage.starts_with(ENCODE_STAGE);
+        let place = self.reports.iter().take_while(|report| is_encoding(report));
+        self.reports.insert(place.count(), report);
+    }
 }
 
 impl<'a> Run<'a> {
     pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
-        let mut ranked = match self.plan.rescore {
-            Some(rescore) => self.rank_and_rescore(rescore).await?,
-            None => self.rank().await?,
-        };
-        if let Some(rerank) = self.plan.rerank {
-            self.rerank(rerank, &mut ranked).await;
+        let head = self.head();
+        let encodings = head.iter().filter_map(Head::encoding);
+        let mut ranked = beside(encodings, self.rank()).await?;
+        for stage in head {
+            match stage {
+                Head::Vectors(part, stage, query) => {
+                    self.score_head(part, stage, query, &mut ranked).await;
+                }
+                Head::Rerank(part) => self.rerank(part, &mut ranked).await,
+            }
         }
-        let responded = self.respond(&ranked).await?;
+        let mut responded = self.respond(&ranked).await?;
+        let explained = self.explain(&ranked, &mut responded.hits).await;
+        ranked.reports.extend(responded.reports);
+        ranked.reports.extend(explained);
         Ok(Answer {
             hits: responded.hits,
-            stages: [ranked.reports, responded.reports].concat(),
+            stages: ranked.reports,
             snapshot: self.placement.snapshot.clone(),
             pipeline: self.plan.pipeline.name.clone(),
         })
@@ -104,14 +174,16 @@ impl<'a> Run<'a> {
     pub(crate) async fn rank(self) -> Result<Ranked, SearchError> {
         let retrieved = self.retrieve().await?;
         let is_exhaustive = retrieved.is_exhaustive(&self.plan.request.parsed);
-        let completed = self
-            .complete(retrieved.lists, retrieved.encoded.as_ref())
-            .await?;
+        let encoded = retrieved.encoded;
+        let vector = encoded.as_ref().and_then(|encoded| encoded.as_deref().ok());
+        let completed = self.complete(retrieved.lists, vector).await?;
         let fused = self.fuse(completed.pool);
         Ok(Ranked {
             ranking: fused.ranking,
             is_exhaustive,
             texts: HashMap::new(),
+            encoded,
+            matched_with: None,
             reports: [retrieved.reports, completed.reports, fused.reports].concat(),
         })
     }
@@ -182,11 +254,6 @@ impl StageWatch {
     /// Whether one of the shards that were asked has answered.
     pub(crate) fn some_answered(&self) -> bool {
         self.silent.len() < self.asked.len()
-    }
-
-    /// Whether shards were asked, and none has answered.
-    pub(crate) fn all_are_silent(&self) -> bool {
-        !self.asked.is_empty() && !self.some_answered()
     }
 
     /// Notes that nothing came of the stage, for the reason that was noted.

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::config::RANK_CONSTANTS;
 use crate::error::SearchError;
-use crate::funnel::{Answer, Hit, Reading, TrailEntry};
+use crate::funnel::{Answer, Hit, Reading, TokenMatch, TrailEntry};
 use crate::plan::{FusionOverride, MethodName, Pipeline, Request};
 use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
 use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
@@ -72,7 +72,7 @@ impl SearchService for SearchHandler {
                 .pipelines()
                 .by_name
                 .values()
-                .filter(|pipeline| self.app.can_rerank() || pipeline.rerank().is_none())
+                .filter(|pipeline| self.app.has_services_of(pipeline))
                 .map(|pipeline| pipeline_info(pipeline))
                 .collect(),
             default_pipeline: self.app.pipelines().default.clone(),
@@ -190,14 +190,13 @@ fn write_hit(hit: Hit) -> search::Hit {
         text: hit.passage.text,
         metadata_json: hit.passage.metadata_json,
         passage: hit.passage.passage,
-        address: hit.address,
+        address: hit.shown.address.to_u64(),
         trail: hit.trail.into_iter().map(write_trail).collect(),
     }
 }
 
 fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
     search::ScoreTrail {
-        matches: Vec::new(),
         stage: entry.stage.to_owned(),
         raw: entry.raw,
         rank: entry.rank,
@@ -206,6 +205,15 @@ fn write_trail(entry: TrailEntry) -> search::ScoreTrail {
         contribution: entry.contribution,
         completed: entry.completed,
         reading: entry.reading.map(write_reading),
+        matches: entry.matches.into_iter().map(write_match).collect(),
+    }
+}
+
+fn write_match(found: TokenMatch) -> search::TokenMatch {
+    search::TokenMatch {
+        query_token: found.query_token,
+        passage_token: found.passage_token,
+        similarity: found.similarity,
     }
 }
 

@@ -1,24 +1,29 @@
 //! The funnel. The rooms are the life of a query, in this order:
 //!
 //! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how · [`placement`] says which snapshot, and which
-//! replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages · [`retrieve`] asks every shard of both
-//! retrievers, encoding the query meanwhile · [`complete`] asks for the scores that are missing · [`fuse`] makes one score of them ·
-//! [`rescore`] has the head scored again, by the vectors of a second encoder · [`rerank`] has it read, by a cross-encoder · [`respond`]
-//! groups passages by document and fetches what is shown.
+//! replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages · [`encode`] makes vectors of the query, and
+//! [`retrieve`] asks every shard of both retrievers meanwhile · [`complete`] asks for the scores that are missing · [`fuse`] makes
+//! one score of them · [`rescore`] has the head scored again, by the vectors of a second encoder · [`late_interaction`] by those
+//! of its tokens · [`rerank`] has it read, by a cross-encoder · [`respond`] groups passages by document and fetches what is
+//! shown · [`explain`] says which [`tokens`] matched.
 //!
-//! What goes from the fusion to the answer is a [`ranking`]. Stages between them are stages of a [`plan::Pipeline`], each one room
-//! here, and share what is in [`head`]; [`ranking::Ranking::rerank`] takes their scores. Late interaction will be one of them.
+//! What goes from the fusion to the answer is a [`ranking`]. Stages between them are the head of a [`plan::Pipeline`], each one room
+//! here, and share what is in [`head`], two of them [`vectors`] too; [`ranking::Ranking::rerank`] takes their scores. Scores of given
+//! passages come from the shards by [`scores`], their texts by [`documents`].
 
 mod app;
 mod clients;
 mod complete;
 mod config;
 mod documents;
+mod encode;
 mod error;
+mod explain;
 mod funnel;
 mod fuse;
 mod grpc;
 mod head;
+mod late_interaction;
 mod peers;
 mod placement;
 mod plan;
@@ -27,9 +32,10 @@ mod rerank;
 mod rescore;
 mod respond;
 mod retrieve;
+mod scores;
+mod tokens;
+mod vectors;
 
 pub use app::App;
-pub use config::{
-    Config, RawConfig, RawFusion, RawMethod, RawPipeline, RawRerank, RawRescore, RawStage,
-};
+pub use config::{Config, RawConfig, RawFusion, RawHeadPart, RawMethod, RawPipeline, RawStage};
 pub use peers::Peers;

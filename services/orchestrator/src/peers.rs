@@ -1,10 +1,12 @@
 //! The replicas of each stage: asked again and again what they hold, and picked in turn.
 
-use crate::clients::{DenseClient, Described, EncoderClient, RerankerClient, SparseClient};
+use crate::clients::{
+    ColbertClient, DenseClient, Described, EncoderClient, RerankerClient, SparseClient,
+};
 use crate::error::{CallError, PlaceError, Service};
-use crate::placement::{DensePlace, Placement, ReplicaState, ServiceView, View, Wants};
+use crate::placement::{Placement, ReplicaState, ServiceView, View, Wants};
 use futures::future::join_all;
-use search_core::{CollectionName, Deadline, ErrorKind, StageReason};
+use search_core::{CollectionName, Deadline, ErrorKind};
 use service_kit::{MeshChannel, Readiness, now};
 use std::future::Future;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ pub struct Peers {
     pub dense: Vec<MeshChannel>,
     /// Cross-encoders, or other services that rerank. Where there is none, pipelines that rerank are answered without.
     pub cross_encoder: Vec<MeshChannel>,
-    /// Scorers of token vectors. None: pipelines that ask for late interaction go without it, and say so.
+    /// Scorers of token vectors. Where there is none, pipelines of late interaction are answered without.
     pub colbert: Vec<MeshChannel>,
 }
 
@@ -169,6 +171,7 @@ pub(crate) struct Mesh {
     pub(crate) encoder: Replicas<EncoderClient>,
     pub(crate) sparse: Replicas<SparseClient>,
     pub(crate) dense: Replicas<DenseClient>,
+    pub(crate) colbert: Replicas<ColbertClient>,
     pub(crate) cross_encoder: Replicas<RerankerClient>,
     view: watch::Sender<Arc<View>>,
     looking: Mutex<()>,
@@ -186,12 +189,14 @@ impl Mesh {
             generation: 0,
             sparse: unasked(Service::SparseRetriever, &peers.sparse),
             dense: unasked(Service::DenseRetriever, &peers.dense),
+            colbert: unasked(Service::ColbertScorer, &peers.colbert),
             encoders: vec![Vec::new(); peers.encoder.len()],
         };
         Self {
             encoder: Replicas::new(Service::Encoder, peers.encoder, EncoderClient::new),
             sparse: Replicas::new(Service::SparseRetriever, peers.sparse, SparseClient::new),
             dense: Replicas::new(Service::DenseRetriever, peers.dense, DenseClient::new),
+            colbert: Replicas::new(Service::ColbertScorer, peers.colbert, ColbertClient::new),
             cross_encoder: Replicas::new(
                 Service::CrossEncoder,
                 peers.cross_encoder,
@@ -219,11 +224,13 @@ impl Mesh {
         }
         let generation = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
         let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
-        let (sparse, dense, encoders) = futures::join!(
+        let (sparse, dense, colbert, encoders) = futures::join!(
             self.sparse
                 .look(&before.sparse, |client| client.describe(deadline)),
             self.dense
                 .look(&before.dense, |client| client.describe(deadline)),
+            self.colbert
+                .look(&before.colbert, |client| client.describe(deadline)),
             self.encoder.look_at_bundles(&before.encoders, deadline),
         );
         if sparse.is_reachable() {
@@ -233,6 +240,7 @@ impl Mesh {
             generation,
             sparse,
             dense,
+            colbert,
             encoders,
         }));
     }
@@ -269,7 +277,7 @@ impl Mesh {
         let view = self.view();
         let placed = view.place(collection, wants);
         let lags = match &placed {
-            Ok(placement) => placement.dense == DensePlace::Missing(StageReason::SnapshotMissing),
+            Ok(placement) => placement.lags(),
             Err(error) => matches!(
                 error,
                 PlaceError::UnknownCollection(_) | PlaceError::Refused(_)
@@ -295,7 +303,7 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::Held;
+    use crate::clients::{Fingerprints, Held};
 
     fn failed(kind: ErrorKind) -> Result<Described, CallError> {
         Err(CallError {
@@ -316,8 +324,8 @@ mod tests {
             },
             shards: 1,
             held_shards: vec![0],
-            encoder_fingerprint: String::new(),
-            rescore_fingerprint: String::new(),
+            fingerprints: Fingerprints::default(),
+            title_tokens: 126,
             passages: 1,
         }];
         Described {

@@ -1,6 +1,6 @@
 //! Which snapshot a query is answered from, and which replicas hold it: pure, from what the replicas said of themselves.
 
-use crate::clients::Held;
+use crate::clients::{Fingerprints, Held};
 use crate::error::{PlaceError, Service};
 use crate::plan::Leg;
 use search_core::{CollectionName, RefusedCollection, SnapshotId, StageReason};
@@ -23,10 +23,9 @@ pub(crate) struct ReplicaState {
 pub(crate) struct Holding {
     /// Replicas of each shard, by their position in the configuration.
     pub(crate) holders: Vec<Vec<usize>>,
-    /// Fingerprint of the encoder; empty: no vectors.
-    pub(crate) encoder_fingerprint: String,
-    /// Fingerprint of the second encoder; empty: no vectors for rescoring.
-    pub(crate) rescore_fingerprint: String,
+    pub(crate) fingerprints: Fingerprints,
+    /// Tokens of a title that an encoder read in front of each passage, at most.
+    pub(crate) title_tokens: u32,
     /// Passages of all shards.
     pub(crate) passages: u64,
     /// Shards whose passages are counted already: replicas hold copies.
@@ -37,8 +36,8 @@ impl Holding {
     fn new(held: &Held) -> Self {
         Self {
             holders: vec![Vec::new(); held.shards as usize],
-            encoder_fingerprint: held.encoder_fingerprint.clone(),
-            rescore_fingerprint: held.rescore_fingerprint.clone(),
+            fingerprints: held.fingerprints.clone(),
+            title_tokens: held.title_tokens,
             passages: 0,
             counted: BTreeSet::new(),
         }
@@ -181,6 +180,7 @@ pub(crate) struct View {
     pub(crate) generation: u64,
     pub(crate) sparse: ServiceView,
     pub(crate) dense: ServiceView,
+    pub(crate) colbert: ServiceView,
     /// Fingerprints of the bundles that each encoder serves.
     pub(crate) encoders: Vec<Vec<String>>,
 }
@@ -191,11 +191,25 @@ pub(crate) struct Wants<'a> {
     pub(crate) legs: &'a [Leg],
     /// Vectors for rescoring, which an answer can do without.
     pub(crate) rescores: bool,
+    /// Vectors of tokens, which an answer can do without.
+    pub(crate) matches_tokens: bool,
 }
 
-/// Where the vectors of a placement are.
+impl Wants<'_> {
+    fn searches_vectors(self) -> bool {
+        self.legs.contains(&Leg::Dense)
+    }
+
+    /// Whether there is an answer without the dense retrievers. A collection that has no vectors is not searched by them.
+    fn can_do_without_dense(self, error: &PlaceError) -> bool {
+        let is_pointless = matches!(error, PlaceError::NoVectors(_)) && self.searches_vectors();
+        self.legs.contains(&Leg::Sparse) && !is_pointless
+    }
+}
+
+/// Where the vectors are that one service of a placement holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum DensePlace {
+pub(crate) enum VectorPlace {
     /// The plan needs none.
     NotNeeded,
     /// These replicas hold the snapshot.
@@ -204,13 +218,39 @@ pub(crate) enum DensePlace {
     Missing(StageReason),
 }
 
+impl VectorPlace {
+    /// Who holds them, or why nobody does.
+    pub(crate) fn holding(&self) -> Result<&Arc<Holding>, StageReason> {
+        match self {
+            Self::Held(holding) => Ok(holding),
+            Self::Missing(reason) => Err(*reason),
+            Self::NotNeeded => Err(StageReason::NotIndexed),
+        }
+    }
+
+    /// The replicas of this shard; none where nobody has it.
+    pub(crate) fn of_shard(&self, shard: u32) -> &[usize] {
+        self.holding()
+            .map_or(&[], |holding| holding.of_shard(shard))
+    }
+}
+
 /// The one snapshot of an answer, and who holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     pub(crate) snapshot: SnapshotId,
     /// The sparse index and the stored documents, which every plan needs.
     pub(crate) documents: Arc<Holding>,
-    pub(crate) dense: DensePlace,
+    pub(crate) dense: VectorPlace,
+    pub(crate) colbert: VectorPlace,
+}
+
+impl Placement {
+    /// Whether a service lacks a snapshot that it may have got since it was asked.
+    pub(crate) fn lags(&self) -> bool {
+        let missing = VectorPlace::Missing(StageReason::SnapshotMissing);
+        [&self.dense, &self.colbert].contains(&&missing)
+    }
 }
 
 impl View {
@@ -218,106 +258,133 @@ impl View {
         self.sparse.collections.keys()
     }
 
-    /// The newest snapshot that every shard of every needed stage has. Where nobody holds the vectors, a plan with another leg is
+    /// The newest snapshot that every shard of every needed stage has. Where nobody holds vectors that a plan can do without, it is
     /// placed without them.
     pub(crate) fn place(
         &self,
         collection: &CollectionName,
         wants: Wants<'_>,
     ) -> Result<Placement, PlaceError> {
-        let documents = self.sparse.complete(collection)?;
-        let searches_vectors = wants.legs.contains(&Leg::Dense);
-        if !searches_vectors && !wants.rescores {
-            return newest(collection, &documents, DensePlace::NotNeeded);
-        }
-        match self.place_both(collection, &documents) {
-            Err(PlaceError::NoVectors(collection)) if searches_vectors => {
-                Err(PlaceError::NoVectors(collection))
-            }
-            Err(error) if wants.legs.contains(&Leg::Sparse) => {
-                newest(collection, &documents, DensePlace::Missing(error.reason()))
-            }
-            placed_or_error => placed_or_error,
-        }
-    }
-
-    fn place_both(
-        &self,
-        collection: &CollectionName,
-        documents: &Snapshots,
-    ) -> Result<Placement, PlaceError> {
-        let no_vectors = || PlaceError::NoVectors(collection.clone());
-        let dense = match self.dense.complete(collection) {
-            Err(PlaceError::UnknownCollection(_)) if has_no_vectors(documents) => {
-                return Err(no_vectors());
-            }
-            dense => dense?,
+        let mut choice = Choice {
+            collection,
+            snapshots: self.sparse.complete(collection)?,
         };
-        let newest_common = documents.iter().rev().find_map(|(number, holding)| {
-            // Who disagrees about the number of shards cannot be speaking of the same snapshot.
-            dense
-                .get(number)
-                .filter(|dense| dense.shards() == holding.shards())
-                .map(|dense| (*number, Arc::clone(holding), Arc::clone(dense)))
-        });
-        let (number, documents, dense) =
-            newest_common.ok_or_else(|| PlaceError::NoCommonSnapshot(collection.clone()))?;
-        if dense.encoder_fingerprint.is_empty() {
-            return Err(no_vectors());
-        }
-        let snapshot = SnapshotId {
-            collection: collection.clone(),
-            number,
+        let dense = if wants.searches_vectors() || wants.rescores {
+            let held = choice.join(&self.dense, |made_by| &made_by.encoder);
+            Joined::new(held, |error| wants.can_do_without_dense(error))?
+        } else {
+            Joined::NotNeeded
         };
+        let colbert = if wants.matches_tokens {
+            let held = choice.join(&self.colbert, |made_by| &made_by.colbert);
+            Joined::new(held, |_| true)?
+        } else {
+            Joined::NotNeeded
+        };
+        let (number, documents) = choice.newest()?;
         Ok(Placement {
-            snapshot,
-            documents,
-            dense: DensePlace::Held(dense),
+            snapshot: SnapshotId {
+                collection: collection.clone(),
+                number,
+            },
+            documents: Arc::clone(documents),
+            dense: dense.at(number),
+            colbert: colbert.at(number),
         })
     }
 }
 
-fn has_no_vectors(documents: &Snapshots) -> bool {
-    documents
-        .values()
-        .all(|holding| holding.encoder_fingerprint.is_empty())
+/// The snapshots that a plan can be placed on; never none.
+struct Choice<'a> {
+    collection: &'a CollectionName,
+    snapshots: Snapshots,
 }
 
-fn newest(
-    collection: &CollectionName,
-    documents: &Snapshots,
-    dense: DensePlace,
-) -> Result<Placement, PlaceError> {
-    let (number, holding) = documents
-        .last_key_value()
-        .ok_or_else(|| PlaceError::UnknownCollection(collection.clone()))?;
-    let snapshot = SnapshotId {
-        collection: collection.clone(),
-        number: *number,
-    };
-    Ok(Placement {
-        snapshot,
-        documents: Arc::clone(holding),
-        dense,
-    })
+impl Choice<'_> {
+    fn newest(&self) -> Result<(u64, &Arc<Holding>), PlaceError> {
+        let newest = self.snapshots.last_key_value();
+        newest
+            .map(|(number, holding)| (*number, holding))
+            .ok_or_else(|| PlaceError::UnknownCollection(self.collection.clone()))
+    }
+
+    /// Leaves the snapshots that this service holds, too, and gives what it holds. Where it holds none of them, all are left. Whether
+    /// the collection has its vectors is said by those who hold the documents: `fingerprint` is that of theirs.
+    fn join(
+        &mut self,
+        service: &ServiceView,
+        fingerprint: impl Fn(&Fingerprints) -> &String,
+    ) -> Result<Snapshots, PlaceError> {
+        let (_, newest) = self.newest()?;
+        if fingerprint(&newest.fingerprints).is_empty() {
+            return Err(PlaceError::NoVectors(self.collection.clone()));
+        }
+        let mut held = service.complete(self.collection)?;
+        held.retain(|_, holding| !holding.fingerprints.encoder.is_empty());
+        if held.is_empty() {
+            return Err(PlaceError::NoVectors(self.collection.clone()));
+        }
+        let mut common = self.snapshots.clone();
+        common.retain(|number, documents| {
+            // Who disagrees about the number of shards cannot be speaking of the same snapshot.
+            let same_shards = |holding: &Arc<Holding>| holding.shards() == documents.shards();
+            held.get(number).is_some_and(same_shards)
+        });
+        if common.is_empty() {
+            return Err(PlaceError::NoCommonSnapshot(self.collection.clone()));
+        }
+        self.snapshots = common;
+        Ok(held)
+    }
+}
+
+/// What a service has of the snapshots that a plan can be placed on.
+enum Joined {
+    NotNeeded,
+    Held(Snapshots),
+    Missing(StageReason),
+}
+
+impl Joined {
+    /// Why a service holds nothing is an error, unless the plan can do without it.
+    fn new(
+        held: Result<Snapshots, PlaceError>,
+        can_do_without: impl FnOnce(&PlaceError) -> bool,
+    ) -> Result<Self, PlaceError> {
+        match held {
+            Ok(held) => Ok(Self::Held(held)),
+            Err(error) if can_do_without(&error) => Ok(Self::Missing(error.reason())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn at(&self, number: u64) -> VectorPlace {
+        match self {
+            Self::NotNeeded => VectorPlace::NotNeeded,
+            Self::Missing(reason) => VectorPlace::Missing(*reason),
+            Self::Held(held) => held.get(&number).map_or(
+                VectorPlace::Missing(StageReason::SnapshotMissing),
+                |holding| VectorPlace::Held(Arc::clone(holding)),
+            ),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BOTH: Wants<'_> = Wants {
-        legs: &[Leg::Sparse, Leg::Dense],
-        rescores: false,
-    };
-    const SPARSE: Wants<'_> = Wants {
-        legs: &[Leg::Sparse],
-        rescores: false,
-    };
-    const DENSE: Wants<'_> = Wants {
-        legs: &[Leg::Dense],
-        rescores: false,
-    };
+    const BOTH: Wants<'_> = legs(&[Leg::Sparse, Leg::Dense]);
+    const SPARSE: Wants<'_> = legs(&[Leg::Sparse]);
+    const DENSE: Wants<'_> = legs(&[Leg::Dense]);
+
+    const fn legs(legs: &[Leg]) -> Wants<'_> {
+        Wants {
+            legs,
+            rescores: false,
+            matches_tokens: false,
+        }
+    }
 
     fn name() -> CollectionName {
         CollectionName::try_from("docs").unwrap()
@@ -332,8 +399,12 @@ mod tests {
             },
             shards: 2,
             held_shards: held_shards.to_vec(),
-            encoder_fingerprint: "f1".to_owned(),
-            rescore_fingerprint: String::new(),
+            fingerprints: Fingerprints {
+                encoder: "f1".to_owned(),
+                rescore: String::new(),
+                colbert: "f1".to_owned(),
+            },
+            title_tokens: 126,
             passages: 10 * held_shards.len() as u64,
         }
     }
@@ -352,7 +423,23 @@ mod tests {
             generation: 1,
             sparse: ServiceView::new(Service::SparseRetriever, sparse),
             dense: ServiceView::new(Service::DenseRetriever, dense),
+            colbert: ServiceView::new(Service::ColbertScorer, Vec::new()),
             encoders: Vec::new(),
+        }
+    }
+
+    fn with_scorers(view: View, colbert: Vec<ReplicaState>) -> View {
+        View {
+            colbert: ServiceView::new(Service::ColbertScorer, colbert),
+            ..view
+        }
+    }
+
+    /// A snapshot that was built without vectors.
+    fn bare(number: u64) -> Held {
+        Held {
+            fingerprints: Fingerprints::default(),
+            ..held(number, &[0, 1])
         }
     }
 
@@ -372,7 +459,7 @@ mod tests {
         assert_eq!(placement.snapshot.number, 2);
         assert_eq!(placement.documents.holders, [[0], [1]]);
         assert_eq!(placement.documents.passages, 20);
-        assert!(matches!(placement.dense, DensePlace::Held(_)));
+        assert!(matches!(placement.dense, VectorPlace::Held(_)));
     }
 
     #[test]
@@ -444,7 +531,7 @@ mod tests {
         let placement = view.place(&name(), BOTH).unwrap();
         assert_eq!(
             placement.dense,
-            DensePlace::Missing(StageReason::Unavailable)
+            VectorPlace::Missing(StageReason::Unavailable)
         );
         assert_eq!(
             view.place(&name(), DENSE),
@@ -462,20 +549,14 @@ mod tests {
         let placement = view.place(&name(), BOTH).unwrap();
         assert_eq!(
             (placement.snapshot.number, placement.dense),
-            (6, DensePlace::Missing(StageReason::SnapshotMissing))
+            (6, VectorPlace::Missing(StageReason::SnapshotMissing))
         );
     }
 
     #[test]
     fn a_collection_without_vectors_says_so() {
-        let bare = || {
-            replica([Held {
-                encoder_fingerprint: String::new(),
-                ..held(1, &[0, 1])
-            }])
-        };
-        for dense in [bare(), replica([])] {
-            let error = view(vec![bare()], vec![dense])
+        for dense in [replica([bare(1)]), replica([])] {
+            let error = view(vec![replica([bare(1)])], vec![dense])
                 .place(&name(), BOTH)
                 .unwrap_err();
             assert_eq!(error, PlaceError::NoVectors(name()));
@@ -495,17 +576,13 @@ mod tests {
         };
         let placement = placed(vec![all(&[1])]);
         assert_eq!(placement.snapshot.number, 1);
-        assert!(matches!(placement.dense, DensePlace::Held(_)));
+        assert!(matches!(placement.dense, VectorPlace::Held(_)));
         let gone = placed(vec![ReplicaState::default()]);
-        let missing = DensePlace::Missing(StageReason::Unavailable);
+        let missing = VectorPlace::Missing(StageReason::Unavailable);
         assert_eq!((gone.snapshot.number, gone.dense), (2, missing));
-        let bare = replica([Held {
-            encoder_fingerprint: String::new(),
-            ..held(2, &[0, 1])
-        }]);
         assert_eq!(
-            placed(vec![bare]).dense,
-            DensePlace::Missing(StageReason::NotIndexed)
+            placed(vec![replica([bare(2)])]).dense,
+            VectorPlace::Missing(StageReason::NotIndexed)
         );
     }
 
@@ -527,7 +604,7 @@ mod tests {
         );
         assert_eq!(
             view.place(&name(), BOTH).unwrap().dense,
-            DensePlace::Missing(StageReason::SnapshotMissing)
+            VectorPlace::Missing(StageReason::SnapshotMissing)
         );
     }
 
@@ -541,5 +618,72 @@ mod tests {
             .place(&name(), SPARSE)
             .unwrap();
         assert_eq!(placement.documents.holders, [[0], [0]]);
+    }
+    fn matching(wants: Wants<'_>) -> Wants<'_> {
+        Wants {
+            matches_tokens: true,
+            ..wants
+        }
+    }
+
+    #[test]
+    fn scorers_take_part_in_the_choice_of_the_snapshot() {
+        let halves = vec![
+            replica([held(2, &[0]), held(3, &[0])]),
+            replica([held(2, &[1])]),
+        ];
+        let view = with_scorers(view(vec![all(&[2, 3])], vec![all(&[1, 2, 3])]), halves);
+        for (wants, number) in [(BOTH, 3), (matching(BOTH), 2), (matching(SPARSE), 2)] {
+            assert_eq!(view.place(&name(), wants).unwrap().snapshot.number, number);
+        }
+        let placement = view.place(&name(), matching(BOTH)).unwrap();
+        assert_eq!(
+            [placement.colbert.of_shard(0), placement.colbert.of_shard(1)],
+            [[0], [1]]
+        );
+        assert!(matches!(placement.dense, VectorPlace::Held(_)));
+        let unwanted = view.place(&name(), BOTH).unwrap();
+        assert_eq!(unwanted.colbert, VectorPlace::NotNeeded);
+    }
+
+    #[test]
+    fn what_no_scorer_holds_is_done_without() {
+        let dense_lags = || view(vec![all(&[2, 3])], vec![all(&[2])]);
+        let cases = [
+            (vec![all(&[3])], StageReason::SnapshotMissing),
+            (vec![replica([])], StageReason::SnapshotMissing),
+            (
+                vec![replica([held(2, &[0])]), replica([held(3, &[1])])],
+                StageReason::ShardMissing,
+            ),
+            (vec![ReplicaState::default()], StageReason::Unavailable),
+            (Vec::new(), StageReason::Unavailable),
+        ];
+        for (scorers, reason) in cases {
+            let view = with_scorers(dense_lags(), scorers);
+            let placement = view.place(&name(), matching(BOTH)).unwrap();
+            // That of the dense retrievers: what is searched comes first.
+            assert_eq!(placement.snapshot.number, 2);
+            assert_eq!(placement.colbert, VectorPlace::Missing(reason));
+            assert!(matches!(placement.dense, VectorPlace::Held(_)));
+            let lags = reason == StageReason::SnapshotMissing;
+            assert_eq!(placement.lags(), lags);
+        }
+    }
+
+    #[test]
+    fn a_newer_snapshot_without_token_vectors_is_not_given_up_for_an_older_one_with_them() {
+        let without_tokens = Held {
+            fingerprints: Fingerprints {
+                colbert: String::new(),
+                ..held(4, &[0, 1]).fingerprints
+            },
+            ..held(4, &[0, 1])
+        };
+        let documents = replica([held(3, &[0, 1]), without_tokens]);
+        let view = with_scorers(view(vec![documents], Vec::new()), vec![all(&[3])]);
+        let placement = view.place(&name(), matching(SPARSE)).unwrap();
+        let missing = VectorPlace::Missing(StageReason::NotIndexed);
+        assert_eq!((placement.snapshot.number, placement.colbert), (4, missing));
     }
 }

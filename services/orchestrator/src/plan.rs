@@ -38,17 +38,49 @@ impl Leg {
     }
 }
 
-/// One stage of a pipeline.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Stage {
-    /// Every shard of each leg gives its best passages.
-    Retrieve(Retrieve),
-    /// The legs' scores become one.
-    Fuse(Fusion),
-    /// The head is scored by the vectors of a second encoder.
-    Rescore(HeadPart),
-    /// The head is read by a cross-encoder.
-    Rerank(HeadPart),
+/// A stage that scores the head of the ranking again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadStage {
+    /// By vectors, shard by shard.
+    Vectors(VectorStage),
+    /// By a cross-encoder, which reads it.
+    Rerank,
+}
+
+/// Which vectors score the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VectorStage {
+    /// Those of a second encoder: one product a passage.
+    Rescore,
+    /// Those of tokens: each of the query's with each of the passage's.
+    LateInteraction,
+}
+
+impl HeadStage {
+    /// In reports, trails and settings.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Vectors(stage) => stage.name(),
+            Self::Rerank => "rerank",
+        }
+    }
+}
+
+impl VectorStage {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Rescore => "rescore",
+            Self::LateInteraction => "late_interaction",
+        }
+    }
+
+    /// The stage that makes its query, where that does not come with another one's.
+    pub(crate) const fn encode_name(self) -> &'static str {
+        match self {
+            Self::Rescore => "encode_rescore",
+            Self::LateInteraction => "encode_late_interaction",
+        }
+    }
 }
 
 /// The first stage.
@@ -80,72 +112,59 @@ impl Fusion {
 /// A later stage's part in the scores of the head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct HeadPart {
+    pub(crate) stage: HeadStage,
     /// Documents that it scores: the first ones.
     pub(crate) window: u32,
     /// Its weight, more than 0; 1 replaces the earlier score.
     pub(crate) weight: f64,
 }
 
-/// A named list of stages.
+/// What runs, in the order of the funnel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pipeline {
     pub(crate) name: String,
-    pub(crate) stages: Vec<Stage>,
+    /// Every shard of each leg gives its best passages.
+    pub(crate) retrieve: Retrieve,
+    /// The legs' scores become one. None: those of the one leg are the answer's.
+    pub(crate) fusion: Option<Fusion>,
+    /// The head is scored again: the dearer the stage, the later it is, and the fewer documents it gets.
+    pub(crate) head: Vec<HeadPart>,
 }
 
 impl Pipeline {
-    pub(crate) fn retrieve(&self) -> Option<&Retrieve> {
-        self.stages.iter().find_map(|stage| match stage {
-            Stage::Retrieve(retrieve) => Some(retrieve),
-            Stage::Fuse(_) | Stage::Rescore(_) | Stage::Rerank(_) => None,
+    /// The stages that score the head by vectors.
+    pub(crate) fn vector_stages(&self) -> impl Iterator<Item = VectorStage> {
+        self.head.iter().filter_map(|part| match part.stage {
+            HeadStage::Vectors(stage) => Some(stage),
+            HeadStage::Rerank => None,
         })
-    }
-
-    fn fusion(&self) -> Option<Fusion> {
-        self.stages.iter().find_map(|stage| match stage {
-            Stage::Fuse(fusion) => Some(*fusion),
-            Stage::Retrieve(_) | Stage::Rescore(_) | Stage::Rerank(_) => None,
-        })
-    }
-
-    fn rescore(&self) -> Option<HeadPart> {
-        self.stages.iter().find_map(|stage| match stage {
-            Stage::Rescore(rescore) => Some(*rescore),
-            Stage::Retrieve(_) | Stage::Fuse(_) | Stage::Rerank(_) => None,
-        })
-    }
-
-    pub(crate) fn rerank(&self) -> Option<HeadPart> {
-        self.stages.iter().find_map(|stage| match stage {
-            Stage::Rerank(rerank) => Some(*rerank),
-            Stage::Retrieve(_) | Stage::Fuse(_) | Stage::Rescore(_) => None,
-        })
-    }
-
-    fn legs(&self) -> &[Leg] {
-        self.retrieve().map_or(&[], |retrieve| &retrieve.legs)
     }
 
     /// What it takes to run it.
     pub(crate) fn wants(&self) -> Wants<'_> {
+        let has = |wanted| self.vector_stages().any(|stage| stage == wanted);
         Wants {
-            legs: self.legs(),
-            rescores: self.rescore().is_some(),
+            legs: &self.retrieve.legs,
+            rescores: has(VectorStage::Rescore),
+            matches_tokens: has(VectorStage::LateInteraction),
         }
     }
 
     /// The stages as reports name them, in the order of the funnel.
     pub(crate) fn stage_names(&self) -> Vec<&'static str> {
-        let Wants { legs, rescores } = self.wants();
+        let legs = &self.retrieve.legs;
+        let encodes = legs.contains(&Leg::Dense);
+        // Token vectors come with the retrieval's vector, where there is one.
+        let comes_along = |stage: &VectorStage| encodes && *stage == VectorStage::LateInteraction;
+        let encoded_apart = self.vector_stages().filter(|stage| !comes_along(stage));
         let mut names = Vec::new();
-        names.extend(legs.contains(&Leg::Dense).then_some("encode"));
-        names.extend(rescores.then_some("encode_rescore"));
+        names.extend(encodes.then_some("encode"));
+        names.extend(encoded_apart.map(VectorStage::encode_name));
         names.extend(legs.iter().map(|leg| leg.name()));
-        if self.fusion().is_some() {
+        if self.fusion.is_some() {
             names.extend(["complete", "fuse"]);
         }
-        names.extend(rescores.then_some("rescore"));
-        names.extend(self.rerank().map(|_| "rerank"));
+        names.extend(self.head.iter().map(|part| part.stage.name()));
         names.push("fetch");
         names
     }
@@ -249,29 +268,19 @@ impl MethodName {
 pub(crate) struct Plan {
     pub(crate) request: Request,
     pub(crate) pipeline: Arc<Pipeline>,
-    pub(crate) legs: Vec<Leg>,
     /// Passages that each leg gives on: the pipeline's depth, or more where the page lies deeper.
     pub(crate) depth: usize,
-    /// None: the scores of the one leg are the answer's.
+    /// The pipeline's, as the request changes it.
     pub(crate) fusion: Option<Fusion>,
-    /// None: nothing is scored again by vectors.
-    pub(crate) rescore: Option<HeadPart>,
-    /// None: nothing is read by a cross-encoder.
-    pub(crate) rerank: Option<HeadPart>,
 }
 
 impl Plan {
     pub(crate) fn new(request: Request, pipelines: &Pipelines) -> Result<Self, SearchError> {
         let pipeline = Arc::clone(pipelines.get(&request.pipeline)?);
         let fusion = resolve_fusion(&pipeline, request.fusion).map_err(SearchError::Invalid)?;
-        let retrieve = pipeline.retrieve();
-        let depth = retrieve
-            .map_or(0, |retrieve| retrieve.depth as usize)
-            .max(PASSAGES_PER_DOCUMENT * request.page_end());
+        let depth = pipeline.retrieve.depth as usize;
+        let depth = depth.max(PASSAGES_PER_DOCUMENT * request.page_end());
         Ok(Self {
-            legs: pipeline.legs().to_vec(),
-            rescore: pipeline.rescore(),
-            rerank: pipeline.rerank(),
             depth: depth.min(MAX_DEPTH as usize),
             fusion,
             pipeline,
@@ -284,8 +293,12 @@ impl Plan {
         self.pipeline.wants()
     }
 
+    pub(crate) fn legs(&self) -> &[Leg] {
+        &self.pipeline.retrieve.legs
+    }
+
     pub(crate) fn has(&self, leg: Leg) -> bool {
-        self.legs.contains(&leg)
+        self.legs().contains(&leg)
     }
 }
 
@@ -295,7 +308,7 @@ fn resolve_fusion(
     pipeline: &Pipeline,
     changes: FusionOverride,
 ) -> Result<Option<Fusion>, FieldError> {
-    let Some(fusion) = pipeline.fusion() else {
+    let Some(fusion) = pipeline.fusion else {
         return refuse_changes(pipeline, changes).map(|()| None);
     };
     let old = MethodName::of(fusion.method);
@@ -333,14 +346,14 @@ mod tests {
     use super::*;
 
     fn pipeline(fusion: Option<Fusion>) -> Pipeline {
-        let legs = vec![Leg::Sparse, Leg::Dense];
-        let retrieve = Stage::Retrieve(Retrieve { legs, depth: 1000 });
-        let stages = std::iter::once(retrieve)
-            .chain(fusion.map(Stage::Fuse))
-            .collect();
         Pipeline {
             name: "hybrid".to_owned(),
-            stages,
+            retrieve: Retrieve {
+                legs: vec![Leg::Sparse, Leg::Dense],
+                depth: 1000,
+            },
+            fusion,
+            head: Vec::new(),
         }
     }
 
@@ -435,5 +448,27 @@ mod tests {
     fn stages_are_named_in_the_order_of_the_funnel() {
         let names = ["encode", "sparse", "dense", "complete", "fuse", "fetch"];
         assert_eq!(min_max(0.5).stage_names(), names);
+    }
+
+    #[test]
+    fn a_stage_of_the_head_is_named_with_the_encoding_that_it_needs() {
+        let part = |stage| HeadPart {
+            stage,
+            window: 10,
+            weight: 0.5,
+        };
+        let head = [
+            HeadStage::Vectors(VectorStage::Rescore),
+            HeadStage::Vectors(VectorStage::LateInteraction),
+            HeadStage::Rerank,
+        ];
+        let mut pipeline = pipeline(None);
+        pipeline.head = head.map(part).to_vec();
+        let later = ["rescore", "late_interaction", "rerank", "fetch"];
+        let both = ["encode", "encode_rescore", "sparse", "dense"];
+        assert_eq!(pipeline.stage_names(), [both, later].concat());
+        pipeline.retrieve.legs = vec![Leg::Sparse];
+        let sparse = ["encode_rescore", "encode_late_interaction", "sparse"];
+        assert_eq!(pipeline.stage_names(), [&sparse[..], &later].concat());
     }
 }

@@ -165,9 +165,11 @@ impl Ranking {
                 ..trail_entry(leg.leg.name(), raw, stage.rank(raw), *term)
             }
         });
+        let shown = self.position(place);
         let later = self.later_of(document).zip(of_later).map(|(stage, term)| {
             let raw = stage.best[&document];
             TrailEntry {
+                shown: stage.said.own[shown],
                 reading: stage.reading(self.documents[document].clone(), raw),
                 ..trail_entry(stage.said.stage, raw, stage.rank(raw), *term)
             }
@@ -204,13 +206,16 @@ impl Ranking {
         self.pool.passages.len()
     }
 
-    /// The passages of the first documents, with their positions in the pool.
+    /// The passages of the first documents, with their positions in the pool. Of a document that first by which it is shown.
     pub(crate) fn passages_of_head(
         &self,
         window: usize,
     ) -> impl Iterator<Item = (usize, PassageRef)> {
-        let head = self.order[..window].iter();
-        let positions = head.flat_map(|document| self.documents[*document].clone());
+        let positions = (0..window).flat_map(|place| {
+            let shown = self.position(place);
+            let all = self.documents[self.order[place]].clone();
+            std::iter::once(shown).chain(all.filter(move |position| *position != shown))
+        });
         positions.map(|position| (position, self.pool.passages[position]))
     }
 
@@ -232,15 +237,20 @@ impl Ranking {
         self.order[first..first + order.len()].copy_from_slice(&order);
     }
 
-    /// Takes a later stage's scores of passages of the first `window` documents. A document is as good as its best passage. Returns how
-    /// many documents were scored.
+    /// Takes a later stage's scores of passages of the first `window` documents. A document is as good as its best passage. The head
+    /// ends with the last document that was scored: what is behind stays below. Returns how many documents were scored.
     pub(crate) fn rerank(&mut self, window: usize, said: LaterScores) -> usize {
-        let head: Vec<usize> = self.order[..window].to_vec();
         let best_own = |document: &usize| {
             let scores = said.own[self.documents[*document].clone()].iter().flatten();
             scores.copied().max_by(f32::total_cmp)
         };
-        let scores: Vec<Option<f32>> = head.iter().map(best_own).collect();
+        let mut scores: Vec<Option<f32>> = self.order[..window].iter().map(best_own).collect();
+        let window = scores
+            .iter()
+            .rposition(Option::is_some)
+            .map_or(0, |last| last + 1);
+        scores.truncate(window);
+        let head: Vec<usize> = self.order[..window].to_vec();
         let earlier: Vec<Vec<Term>> = head
             .iter()
             .map(|document| self.terms_of(*document))
@@ -276,7 +286,9 @@ fn trail_entry(stage: &'static str, raw: f32, rank: u32, term: Term) -> TrailEnt
         weight: term.weight,
         contribution: term.contribution(),
         completed: false,
+        shown: None,
         reading: None,
+        matches: Vec::new(),
     }
 }
 

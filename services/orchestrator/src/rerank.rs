@@ -5,38 +5,32 @@
 //! back is used, and the call is cancelled. The logits of the documents that were read and the earlier scores become one as
 //! [`search_core::rerank`] says. (Logits, not calibrated scores: those of confident answers are all 1.)
 //!
-//! The head ends with the last document that was read. So what was not read in time stays below it in its earlier order, and an answer
-//! that was stopped after ten documents is that of a window of ten.
+//! What was not read in time stays below what was, in its earlier order: an answer that was stopped after ten documents is that of a
+//! window of ten.
 //!
 //! The stage adds to an answer that is there already, and never fails it: what it could not do is in its report, and what it did not
 //! read keeps its place.
 
-use crate::clients::{Passage, ReadPassage, Reranking};
-use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted};
+use crate::clients::{ReadPassage, Reranking};
+use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted, readable};
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
+use crate::head::{merge_head, why_it_ended};
 use crate::plan::HeadPart;
 use crate::ranking::{LaterScores, Ranking};
 use search_core::{Deadline, StageReason, StageStatus};
-use service_kit::now;
 use std::collections::HashMap;
 use std::time::Duration;
 use tracing::Instrument;
 
-/// The stage, in reports and trails.
-const STAGE: &str = "rerank";
 /// Kept back for the answer, whose texts are mostly at hand; of short times a quarter.
 const MOST_KEPT_BACK: Duration = Duration::from_millis(50);
-/// A service that keeps the deadline ends its call so much before it, at most.
-const ENDS_BEFORE: Duration = Duration::from_millis(20);
 /// Longest passage that the contract allows; no model reads as much.
 const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 
 /// The passage of one document of the head, to be read.
 #[derive(Debug)]
 struct Candidate {
-    /// Of the document in the ranking.
-    place: usize,
     /// Of the passage in the pool.
     position: usize,
     text: String,
@@ -50,7 +44,7 @@ fn time_for_reading(left: Duration) -> Duration {
 impl Run<'_> {
     /// Has the head read.
     pub(crate) async fn rerank(self, part: HeadPart, ranked: &mut Ranked) {
-        let mut watch = self.begin(STAGE);
+        let mut watch = self.begin(part.stage.name());
         let window = ranked.ranking.len().min(part.window as usize);
         watch.report.candidates_in = window as u64;
         if self.mesh.cross_encoder.is_empty() {
@@ -58,11 +52,10 @@ impl Run<'_> {
         } else if window > 0 {
             let span = tracing::info_span!("rerank", window, scored = tracing::field::Empty);
             let scored = self
-                .rerank_head(window, part.weight, ranked, &mut watch)
+                .rerank_head(part, window, ranked, &mut watch)
                 .instrument(span.clone())
                 .await;
             span.record("scored", scored);
-            watch.report.candidates_out = scored as u64;
         }
         ranked.reports.push(watch.end());
     }
@@ -70,8 +63,8 @@ impl Run<'_> {
     /// Returns how many documents were read.
     async fn rerank_head(
         self,
+        part: HeadPart,
         window: usize,
-        weight: f64,
         ranked: &mut Ranked,
         watch: &mut StageWatch,
     ) -> usize {
@@ -83,11 +76,8 @@ impl Run<'_> {
         });
         let texts = candidates.iter().map(|candidate| candidate.text.clone());
         let read = self.read(texts.collect(), deadline, watch).await;
-        let scored = merge(&mut ranked.ranking, &candidates, &read, weight);
-        if scored == 0 && watch.report.reason.is_some() {
-            watch.fail();
-        }
-        scored
+        let said = said(part, &ranked.ranking, &candidates, &read);
+        merge_head(window, said, &mut ranked.ranking, watch)
     }
 
     /// The passages to be read, in the order of the ranking, equal scores by document id.
@@ -167,16 +157,6 @@ async fn gather(
     read
 }
 
-/// Why a call ended of its own accord before all was read.
-fn why_it_ended(deadline: Option<Deadline>) -> StageReason {
-    let is_far = |deadline: Deadline| deadline.remaining(now()) > Some(ENDS_BEFORE);
-    if deadline.is_none_or(is_far) {
-        StageReason::Fault
-    } else {
-        StageReason::Deadline
-    }
-}
-
 /// Notes what keeps the stage from reading more. That the time is up is no trouble: it is what the stage is made for.
 fn note(error: &SearchError, watch: &mut StageWatch) {
     let reason = error.reason();
@@ -221,73 +201,35 @@ fn candidate(place: usize, ranked: &Ranked, most_bytes: usize) -> Option<Candida
     let passage = ranked.ranking.passage(place);
     let text = readable(ranked.texts.get(&passage.address)?, most_bytes)?;
     Some(Candidate {
-        place,
         position: ranked.ranking.position(place),
         text,
     })
 }
 
-/// Title and text as an encoder reads them, cut to so many bytes; none where there is nothing to read.
-fn readable(passage: &Passage, most_bytes: usize) -> Option<String> {
-    let mut text = if passage.title.is_empty() {
-        passage.text.clone()
-    } else {
-        format!("{} {}", passage.title, passage.text)
-    };
-    text.truncate(text.floor_char_boundary(most_bytes));
-    (!text.trim().is_empty()).then_some(text)
-}
-
-/// Puts what was read into the ranking; returns how many documents were.
-fn merge(
-    ranking: &mut Ranking,
+/// What was read, by the passages.
+fn said(
+    part: HeadPart,
+    ranking: &Ranking,
     candidates: &[Candidate],
     read: &[Option<ReadPassage>],
-    weight: f64,
-) -> usize {
+) -> LaterScores {
     let mut said = LaterScores {
-        stage: STAGE,
-        weight,
+        stage: part.stage.name(),
+        weight: part.weight,
         own: vec![None; ranking.passages()],
         readings: HashMap::new(),
     };
-    let mut window = 0;
     for (candidate, read) in candidates.iter().zip(read) {
         let Some(read) = read else { continue };
         said.own[candidate.position] = Some(read.logit.get());
         said.readings.insert(candidate.position, read.reading);
-        window = candidate.place + 1;
     }
-    match window {
-        0 => 0,
-        _ => ranking.rerank(window, said),
-    }
+    said
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(title: &str, text: &str, most_bytes: usize) -> Option<String> {
-        let passage = Passage {
-            title: title.to_owned(),
-            text: text.to_owned(),
-            ..Passage::default()
-        };
-        readable(&passage, most_bytes)
-    }
-
-    #[test]
-    fn title_and_text_are_joined_by_a_space_and_cut_between_characters() {
-        assert_eq!(read("A title", "a text", 100).unwrap(), "A title a text");
-        assert_eq!(read("", "a text", 100).unwrap(), "a text");
-        assert_eq!(read("", "aéü", 4).unwrap(), "aé");
-        assert_eq!(read("", "aéü", 2).unwrap(), "a");
-        for (title, text) in [("", ""), ("", " \n"), (" ", "\u{3000}")] {
-            assert_eq!(read(title, text, 100), None);
-        }
-        assert_eq!(read("", "é", 1), None);
-    }
 
     #[test]
     fn a_quarter_of_short_times_is_kept_back() {

@@ -85,7 +85,7 @@ impl Run<'_> {
             Vec::new()
         };
         Hit {
-            address: ranking.passage(place).address.to_u64(),
+            shown: ranking.passage(place),
             score: ranking.score(place),
             passage,
             trail,

@@ -5,16 +5,18 @@
 //! the document. A single shard cuts its list in exactly that order, so the pool does not depend on the number of shards; where
 //! equal scores straddle the cut, their document ids are looked up.
 
-use crate::clients::{Encoded, Found, Reach, Target};
+use crate::clients::{Found, Reach, Target};
 use crate::documents::PassageRef;
+use crate::encode::{ENCODE_STAGE, Outcome};
 use crate::error::{CallError, PlaceError, SearchError, Service};
 use crate::funnel::{Run, StageWatch};
-use crate::placement::{DensePlace, Holding};
+use crate::placement::Holding;
 use crate::plan::Leg;
 use futures::future::{join_all, try_join_all};
 use search_core::{
     Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
 };
+use std::sync::Arc;
 use tracing::Instrument;
 
 /// What the retrievers found.
@@ -22,8 +24,8 @@ use tracing::Instrument;
 pub(crate) struct Retrieved {
     /// One list for each leg that answered, at least one.
     pub(crate) lists: Vec<LegList>,
-    /// The query as a vector, where one was needed.
-    pub(crate) encoded: Option<Encoded>,
+    /// The query as vectors, where they were needed.
+    pub(crate) encoded: Option<Outcome>,
     pub(crate) reports: Vec<StageReport>,
 }
 
@@ -78,12 +80,12 @@ impl ScoredPassage {
 struct LegAnswer {
     reports: Vec<StageReport>,
     outcome: Result<LegList, SearchError>,
-    encoded: Option<Encoded>,
+    encoded: Option<Outcome>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) async fn retrieve(self) -> Result<Retrieved, SearchError> {
-        let answers = try_join_all(self.plan.legs.iter().map(|leg| self.leg(*leg))).await?;
+        let answers = try_join_all(self.plan.legs().iter().map(|leg| self.leg(*leg))).await?;
         let mut retrieved = Retrieved {
             lists: Vec::new(),
             encoded: None,
@@ -101,7 +103,7 @@ impl<'a> Run<'a> {
         // The encoder starts with the first leg, and leads the funnel.
         retrieved
             .reports
-            .sort_by_key(|report| report.stage != "encode");
+            .sort_by_key(|report| report.stage != ENCODE_STAGE);
         match failure {
             Some(error) if retrieved.lists.is_empty() => Err(error),
             _ => Ok(retrieved),
@@ -149,24 +151,24 @@ impl<'a> Run<'a> {
     }
 
     async fn dense_leg(self) -> LegAnswer {
-        let holding = match &self.placement.dense {
-            DensePlace::Held(holding) => holding,
-            DensePlace::Missing(reason) => return self.skipped_dense(*reason),
-            DensePlace::NotNeeded => return self.skipped_dense(StageReason::SnapshotMissing),
+        let holding = match self.placement.dense.holding() {
+            Ok(holding) => holding,
+            Err(reason) => return self.skipped_dense(reason),
         };
-        let (encode_report, encoded) = self.encode("encode", &holding.encoder_fingerprint).await;
+        let encoding = self.encoding_for_retrieval(&holding.fingerprints.encoder);
+        let (encode_report, encoded) = self.encode(encoding).await;
         let encoded = match encoded {
-            Ok(encoded) => encoded,
+            Ok(encoded) => Arc::new(encoded),
             Err(error) => {
                 let dense_report = self.not_run(StageStatus::Skipped, error.reason());
                 return LegAnswer {
                     reports: vec![encode_report, dense_report],
+                    encoded: Some(Err(error.reason())),
                     outcome: Err(error),
-                    encoded: None,
                 };
             }
         };
-        let query = &encoded;
+        let query = &*encoded;
         let search = |shard, target| {
             let holders = holding.of_shard(shard);
             self.mesh.dense.call(holders, move |client| {
@@ -177,7 +179,7 @@ impl<'a> Run<'a> {
         LegAnswer {
             reports: vec![encode_report, report],
             outcome,
-            encoded: Some(encoded),
+            encoded: Some(Ok(encoded)),
         }
     }
 
@@ -205,45 +207,6 @@ impl<'a> Run<'a> {
             limit: u32::try_from(self.plan.depth).unwrap_or(u32::MAX),
             filter: self.plan.request.filter.as_ref(),
         }
-    }
-
-    /// Encodes the query with the bundle that the index was built with, once for all stages that read its vectors.
-    pub(crate) async fn encode(
-        self,
-        stage: &'static str,
-        index: &str,
-    ) -> (StageReport, Result<Encoded, SearchError>) {
-        let mut watch = self.begin(stage);
-        let text = self.plan.request.parsed.plain_text();
-        let deadline = self.plan.request.deadline;
-        let (encoders, fingerprint) = match self.mesh.encoders_of(index) {
-            Some(encoders) => (encoders, index),
-            None => (self.mesh.encoder.everyone(), ""),
-        };
-        let call = self.mesh.encoder.call(&encoders, |client| {
-            client.encode(text.clone(), fingerprint, deadline)
-        });
-        let encoded = call
-            .instrument(tracing::info_span!("encode", stage))
-            .await
-            .map_err(SearchError::from);
-        let encoded = encoded.and_then(|encoded| self.check_model(encoded, index));
-        match &encoded {
-            Ok(encoded) => watch.time(encoded.timing),
-            Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
-        }
-        (watch.end(), encoded)
-    }
-
-    fn check_model(self, encoded: Encoded, index: &str) -> Result<Encoded, SearchError> {
-        if encoded.fingerprint == index {
-            return Ok(encoded);
-        }
-        Err(SearchError::ModelMismatch {
-            collection: self.placement.snapshot.collection.clone(),
-            index: index.to_owned(),
-            encoder: encoded.fingerprint,
-        })
     }
 
     async fn search_shards<F>(

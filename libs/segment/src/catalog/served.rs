@@ -12,7 +12,7 @@ use crate::{
     bitmap::Bitmap,
     documents::Documents,
     filter::CompiledFilter,
-    manifest::{Manifest, SegmentEntry},
+    manifest::{Manifest, SegmentEntry, title_tokens},
     store::ManifestVersion,
 };
 
@@ -144,6 +144,8 @@ impl<L: PartLoader> ServedSnapshot<L> {
             held_shards: self.shards.clone(),
             encoder_fingerprint: loader.encoder_fingerprint(&self.manifest).to_owned(),
             rescore_fingerprint: self.manifest.rescore_fingerprint().to_owned(),
+            colbert_fingerprint: self.manifest.colbert_fingerprint().to_owned(),
+            title_tokens: title_tokens(self.manifest.settings.passage_tokens),
             passages: self
                 .segments
                 .iter()

@@ -12,8 +12,18 @@ pub const MAX_SHARDS: u32 = 1024;
 /// How many token vectors of a passage may become one.
 pub const TOKEN_POOLING: std::ops::RangeInclusive<u32> = 1..=3;
 
+/// What tokenizers put around a text.
+pub const SPECIAL_TOKENS: u32 = 2;
+
 const PASSAGE_TOKENS: std::ops::RangeInclusive<u32> = 16..=8192;
 const MAX_DIMENSIONS: u32 = 65_536;
+
+/// Tokens of a title that stand in front of each passage of so many, at most: never more than half of them, so that a title as long as a
+/// passage leaves room for the text.
+#[must_use]
+pub const fn title_tokens(passage_tokens: u32) -> u32 {
+    (passage_tokens / 2).saturating_sub(SPECIAL_TOKENS)
+}
 
 /// What a collection is created with, and which stages it has by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

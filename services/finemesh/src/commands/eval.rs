@@ -198,7 +198,7 @@ fn outside_compute_us(response: &SearchResponse) -> u64 {
         reports.map(|report| report.compute_us).sum::<u64>()
     };
     let retrieval = compute("sparse").max(compute("encode") + compute("dense"));
-    let behind = ["complete", "rescore", "rerank", "fetch"].map(compute);
+    let behind = ["complete", "rescore", "late_interaction", "rerank", "fetch"].map(compute);
     response
         .wall_us
         .saturating_sub(retrieval + behind.iter().sum::<u64>())

@@ -1,11 +1,12 @@
 //! The service that ranks by vectors.
 
-use super::{Described, Encoded, Found, Peer, Reach, Scored, Target, Timing};
+use super::peer::{Expected, Peer, WireScores};
+use super::{Described, Encoded, Found, Reach, Scored, Target};
 use crate::error::{CallError, Service};
 use search_core::{Address, Deadline};
 use search_proto::dense::dense_retriever_service_client::DenseRetrieverServiceClient;
-use search_proto::{common, convert, dense, sparse};
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
+use search_proto::{common, convert, dense};
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
 
 /// One dense retriever.
 #[derive(Clone, Debug)]
@@ -15,6 +16,9 @@ pub(crate) struct DenseClient {
 }
 
 impl DenseClient {
+    /// Most addresses of one call of [`DenseClient::score`].
+    pub(crate) const MOST_SCORED: usize = 65_536;
+
     pub(crate) fn new(channel: MeshChannel) -> Self {
         Self {
             peer: Peer::new(Service::DenseRetriever, &channel),
@@ -27,9 +31,10 @@ impl DenseClient {
         &self,
         deadline: Option<Deadline>,
     ) -> Result<Described, CallError> {
-        let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        self.peer
-            .described(self.client.clone().describe(request).await)
+        let mut client = self.client.clone();
+        let send = |request| async move { client.describe(request).await };
+        let described = self.peer.ask(common::DescribeRequest {}, deadline, send);
+        Ok(self.peer.described(described.await?))
     }
 
     pub(crate) async fn search(
@@ -48,17 +53,11 @@ impl DenseClient {
             filter: reach.filter.map(convert::filter_to_wire),
             shard: target.shard,
         };
-        let answer = self
-            .client
-            .clone()
-            .search(with_deadline(request, target.deadline, now()))
-            .await;
-        let found = self.peer.answer(answer)?;
-        Ok(Found {
-            candidates: self.peer.candidates(found.candidates, reach)?,
-            refused_segments: found.refused_segments,
-            timing: Timing::from_wire(found.timing),
-        })
+        let mut client = self.client.clone();
+        let send = |request| async move { client.search(request).await };
+        let found = self.peer.ask(request, target.deadline, send).await?;
+        let (candidates, refused) = (found.candidates, found.refused_segments);
+        self.peer.found(reach, candidates, refused, found.timing)
     }
 
     pub(crate) async fn score(
@@ -74,19 +73,16 @@ impl DenseClient {
             addresses: convert::addresses_to_wire(addresses),
             shard: target.shard,
         };
-        let answer = self
-            .client
-            .clone()
-            .score(with_deadline(request, target.deadline, now()))
-            .await;
-        let scored = self.peer.answer(answer)?;
-        // A vector excludes nothing; otherwise the answers are alike.
-        let scored = sparse::ScoreResponse {
+        let mut client = self.client.clone();
+        let send = |request| async move { client.score(request).await };
+        let scored = self.peer.ask(request, target.deadline, send).await?;
+        // A vector excludes nothing.
+        let scored = WireScores {
             scores: scored.scores,
             excluded: Vec::new(),
             unknown: scored.unknown,
             timing: scored.timing,
         };
-        self.peer.scored(addresses.len(), &scored)
+        self.peer.scored(Expected::All(addresses.len()), &scored)
     }
 }

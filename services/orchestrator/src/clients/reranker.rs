@@ -1,12 +1,13 @@
 //! The service that reads the query and its passages together, and says what it has scored batch by batch.
 
-use super::{Peer, Timing, same_length};
+use super::Timing;
+use super::peer::{Peer, same_length};
 use crate::error::{CallError, Service};
 use crate::funnel::Reading;
 use search_core::{Deadline, FieldError, Score};
 use search_proto::rerank;
 use search_proto::rerank::reranker_service_client::RerankerServiceClient;
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
 use tonic::codec::Streaming;
 
 /// One service that reranks.
@@ -46,10 +47,10 @@ impl RerankerClient {
             passages,
             ..rerank::RerankRequest::default()
         };
-        let request = with_deadline(request, deadline, now());
-        let answer = self.client.clone().rerank_stream(request).await;
+        let mut client = self.client.clone();
+        let send = |request| async move { client.rerank_stream(request).await };
         Ok(Reranking {
-            stream: self.peer.answer(answer)?,
+            stream: self.peer.ask(request, deadline, send).await?,
             peer: self.peer.clone(),
             read,
             messages: 0,
@@ -84,10 +85,11 @@ impl Reranking {
         let Some(batch) = self.peer.message(message)? else {
             return Ok(false);
         };
-        self.take(batch).map_err(|error| {
+        let taken = self.take(batch);
+        if taken.is_err() {
             self.read.fill(None);
-            self.peer.malformed(&error)
-        })?;
+        }
+        self.peer.checked(taken)?;
         Ok(true)
     }
 

@@ -1,13 +1,12 @@
 //! The service that ranks by words, and holds the stored documents.
 
-use super::{
-    Described, Fetched, Found, Passage, Peer, Reach, Scored, Target, Timing, positions, same_length,
-};
+use super::peer::{Expected, Peer, WireScores, positions, same_length};
+use super::{Described, Fetched, Found, Passage, Reach, Scored, Target, Timing};
 use crate::error::{CallError, Service};
 use search_core::{Address, Deadline, FieldError};
 use search_proto::sparse::sparse_retriever_service_client::SparseRetrieverServiceClient;
 use search_proto::{common, convert, sparse};
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
+use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
 
 /// One sparse retriever, which holds the stored documents too.
 #[derive(Clone, Debug)]
@@ -29,9 +28,10 @@ impl SparseClient {
         &self,
         deadline: Option<Deadline>,
     ) -> Result<Described, CallError> {
-        let request = with_deadline(common::DescribeRequest {}, deadline, now());
-        self.peer
-            .described(self.client.clone().describe(request).await)
+        let mut client = self.client.clone();
+        let send = |request| async move { client.describe(request).await };
+        let described = self.peer.ask(common::DescribeRequest {}, deadline, send);
+        Ok(self.peer.described(described.await?))
     }
 
     pub(crate) async fn search(
@@ -47,17 +47,11 @@ impl SparseClient {
             filter: reach.filter.map(convert::filter_to_wire),
             shard: target.shard,
         };
-        let answer = self
-            .client
-            .clone()
-            .search(with_deadline(request, target.deadline, now()))
-            .await;
-        let found = self.peer.answer(answer)?;
-        Ok(Found {
-            candidates: self.peer.candidates(found.candidates, reach)?,
-            refused_segments: found.refused_segments,
-            timing: Timing::from_wire(found.timing),
-        })
+        let mut client = self.client.clone();
+        let send = |request| async move { client.search(request).await };
+        let found = self.peer.ask(request, target.deadline, send).await?;
+        let (candidates, refused) = (found.candidates, found.refused_segments);
+        self.peer.found(reach, candidates, refused, found.timing)
     }
 
     pub(crate) async fn score(
@@ -72,13 +66,16 @@ impl SparseClient {
             addresses: convert::addresses_to_wire(addresses),
             shard: target.shard,
         };
-        let answer = self
-            .client
-            .clone()
-            .score(with_deadline(request, target.deadline, now()))
-            .await;
-        let scored = self.peer.answer(answer)?;
-        self.peer.scored(addresses.len(), &scored)
+        let mut client = self.client.clone();
+        let send = |request| async move { client.score(request).await };
+        let scored = self.peer.ask(request, target.deadline, send).await?;
+        let scored = WireScores {
+            scores: scored.scores,
+            excluded: scored.excluded,
+            unknown: scored.unknown,
+            timing: scored.timing,
+        };
+        self.peer.scored(Expected::All(addresses.len()), &scored)
     }
 
     pub(crate) async fn fetch(
@@ -93,13 +90,10 @@ impl SparseClient {
             ids_only,
             shard: target.shard,
         };
-        let answer = self
-            .client
-            .clone()
-            .fetch(with_deadline(request, target.deadline, now()))
-            .await;
-        let fetched = self.peer.answer(answer)?;
-        passages(fetched, addresses.len()).map_err(|error| self.peer.malformed(&error))
+        let mut client = self.client.clone();
+        let send = |request| async move { client.fetch(request).await };
+        let fetched = self.peer.ask(request, target.deadline, send).await?;
+        self.peer.checked(passages(fetched, addresses.len()))
     }
 }
 

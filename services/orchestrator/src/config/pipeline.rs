@@ -1,8 +1,8 @@
 //! One pipeline: its stages, their defaults, and what may stand in a file.
 
 use crate::plan::{
-    DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, HeadPart, Leg, MAX_DEPTH, MethodName, Pipeline,
-    Retrieve, Stage,
+    DEFAULT_ALPHA, DEFAULT_RANK_CONSTANT, Fusion, HeadPart, HeadStage, Leg, MAX_DEPTH, MethodName,
+    Pipeline, Retrieve, VectorStage,
 };
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
@@ -12,14 +12,10 @@ use std::collections::BTreeSet;
 const DEFAULT_RETRIEVE_DEPTH: u32 = 1000;
 /// Allowed rank constants; the contract's range.
 pub(crate) const RANK_CONSTANTS: std::ops::RangeInclusive<u32> = 1..=10_000;
-/// Documents that a second encoder scores where nothing else is said: what is beyond seldom comes into the first ten.
-const DEFAULT_RESCORE_WINDOW: u32 = 100;
-/// Its weight: as much as all before it.
-const DEFAULT_RESCORE_WEIGHT: f64 = 0.5;
-/// Documents that a cross-encoder reads where nothing else is said: what two cores read in the time of one answer.
-const DEFAULT_RERANK_WINDOW: u32 = 20;
-/// Its weight: what the earlier stages knew counts for more.
-const DEFAULT_RERANK_WEIGHT: f64 = 0.3;
+/// Names for what is nested.
+const RESCORE: HeadStage = HeadStage::Vectors(VectorStage::Rescore);
+/// See [`RESCORE`].
+pub(super) const LATE_INTERACTION: HeadStage = HeadStage::Vectors(VectorStage::LateInteraction);
 /// Most documents that a later stage scores: more is no head.
 const MAX_WINDOW: u32 = 1000;
 
@@ -34,29 +30,21 @@ pub struct RawPipeline {
     /// How several scores become one.
     pub fusion: RawFusion,
     /// How the head is scored by the vectors of a second encoder; none: it is not.
-    pub rescore: Option<RawRescore>,
+    pub rescore: Option<RawHeadPart>,
+    /// How the head is scored by the vectors of its tokens; none: it is not.
+    pub late_interaction: Option<RawHeadPart>,
     /// How the head is read by a cross-encoder; none: it is not.
-    pub rerank: Option<RawRerank>,
+    pub rerank: Option<RawHeadPart>,
 }
 
-/// How the head is scored again.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// How a later stage scores the head. What is left out is as the stage has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawRescore {
+pub struct RawHeadPart {
     /// Documents that are scored, the first ones.
-    pub window: u32,
+    pub window: Option<u32>,
     /// Weight of the new score, more than 0; the earlier one has the rest of 1.
-    pub weight: f64,
-}
-
-/// How the head is read together with the query.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRerank {
-    /// Documents that are read, the first ones.
-    pub window: u32,
-    /// Weight of the new score, more than 0; the earlier one has the rest of 1.
-    pub weight: f64,
+    pub weight: Option<f64>,
 }
 
 /// A stage that scores.
@@ -102,25 +90,8 @@ impl Default for RawPipeline {
             retrieve_depth: DEFAULT_RETRIEVE_DEPTH,
             fusion: RawFusion::default(),
             rescore: None,
+            late_interaction: None,
             rerank: None,
-        }
-    }
-}
-
-impl Default for RawRescore {
-    fn default() -> Self {
-        Self {
-            window: DEFAULT_RESCORE_WINDOW,
-            weight: DEFAULT_RESCORE_WEIGHT,
-        }
-    }
-}
-
-impl Default for RawRerank {
-    fn default() -> Self {
-        Self {
-            window: DEFAULT_RERANK_WINDOW,
-            weight: DEFAULT_RERANK_WEIGHT,
         }
     }
 }
@@ -165,35 +136,42 @@ impl RawPipeline {
         self.check_windows(path, problems);
     }
 
-    /// No stage is given more than the one before it.
+    /// No stage is given more than the one before it. One product of a rescorer is cheaper than those of all tokens, which are
+    /// cheaper than to be read.
     fn check_windows(&self, path: &str, problems: &mut Problems) {
         let mut most = MAX_WINDOW.min(self.retrieve_depth);
-        if let Some(rescore) = self.rescore {
-            let part = rescore.build();
-            check_part(part, most, &format!("{path}.rescore"), problems);
+        for part in self.head() {
+            check_part(
+                part,
+                most,
+                &format!("{path}.{}", part.stage.name()),
+                problems,
+            );
             most = most.min(part.window);
         }
-        if let Some(rerank) = self.rerank {
-            check_part(rerank.build(), most, &format!("{path}.rerank"), problems);
-        }
+    }
+
+    /// The stages that score the head, in the order of the funnel.
+    fn head(&self) -> impl Iterator<Item = HeadPart> {
+        let stages = [
+            (RESCORE, self.rescore),
+            (LATE_INTERACTION, self.late_interaction),
+            (HeadStage::Rerank, self.rerank),
+        ];
+        let parts = stages.into_iter();
+        parts.filter_map(|(stage, raw)| Some(raw?.build(stage)))
     }
 
     pub(super) fn build(self, name: String) -> Pipeline {
         let legs: Vec<Leg> = self.stages.iter().map(|stage| stage.leg()).collect();
-        let fuse = (legs.len() > 1).then(|| Stage::Fuse(self.fusion.build()));
-        let rescore = self.rescore.map(|raw| Stage::Rescore(raw.build()));
-        let rerank = self.rerank.map(|raw| Stage::Rerank(raw.build()));
-        let retrieve = Stage::Retrieve(Retrieve {
-            legs,
-            depth: self.retrieve_depth,
-        });
         Pipeline {
             name,
-            stages: std::iter::once(retrieve)
-                .chain(fuse)
-                .chain(rescore)
-                .chain(rerank)
-                .collect(),
+            fusion: (legs.len() > 1).then(|| self.fusion.build()),
+            head: self.head().collect(),
+            retrieve: Retrieve {
+                legs,
+                depth: self.retrieve_depth,
+            },
         }
     }
 }
@@ -221,21 +199,46 @@ fn check_part(part: HeadPart, most: u32, path: &str, problems: &mut Problems) {
     );
 }
 
-impl RawRescore {
-    const fn build(self) -> HeadPart {
+impl RawHeadPart {
+    /// The first `window` documents, with this weight.
+    #[must_use]
+    pub const fn new(window: u32, weight: f64) -> Self {
+        Self {
+            window: Some(window),
+            weight: Some(weight),
+        }
+    }
+
+    /// What the stage does where nothing is said.
+    pub(super) fn default_of(stage: HeadStage) -> Self {
+        let HeadPart { window, weight, .. } = default_part(stage);
+        Self::new(window, weight)
+    }
+
+    fn build(self, stage: HeadStage) -> HeadPart {
+        let default = default_part(stage);
         HeadPart {
-            window: self.window,
-            weight: self.weight,
+            window: self.window.unwrap_or(default.window),
+            weight: self.weight.unwrap_or(default.weight),
+            ..default
         }
     }
 }
 
-impl RawRerank {
-    const fn build(self) -> HeadPart {
-        HeadPart {
-            window: self.window,
-            weight: self.weight,
-        }
+/// Window and weight of a stage where nothing else is said.
+const fn default_part(stage: HeadStage) -> HeadPart {
+    let (window, weight) = match stage {
+        // What is beyond seldom comes into the first ten; the weight is as much as all before it.
+        RESCORE => (100, 0.5),
+        // The same window; MaxSim over the tokens of an encoder that was not trained for it adds to what is known, and replaces nothing.
+        LATE_INTERACTION => (100, 0.2),
+        // What two cores read in the time of one answer; what the earlier stages knew counts for more.
+        HeadStage::Rerank => (20, 0.3),
+    };
+    HeadPart {
+        stage,
+        window,
+        weight,
     }
 }
 

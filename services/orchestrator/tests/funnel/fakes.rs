@@ -10,12 +10,12 @@ use search_proto::search::search_service_client::SearchServiceClient;
 use search_proto::sparse::sparse_retriever_service_server::{
     SparseRetrieverService, SparseRetrieverServiceServer,
 };
-use search_proto::{common, dense, encoder, search, sparse};
+use search_proto::{colbert, common, dense, encoder, search, sparse};
 use service_kit::status::status;
 use service_kit::{
     MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of, in_process, now,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
@@ -25,6 +25,8 @@ pub(crate) const COLLECTION: &str = "docs";
 const MAX_ANSWER_BYTES: usize = 12 * 1024 * 1024;
 pub(crate) const FINGERPRINT: &str = "f00d";
 pub(crate) const RESCORE_FINGERPRINT: &str = "cafe";
+/// Of a bundle of token vectors that is not that of the vectors.
+pub(crate) const TOKEN_FINGERPRINT: &str = "babe";
 
 /// One passage, with what the retrievers say about it.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Passage {
     pub(crate) dense: f32,
     /// None: the retriever has no undamaged vector of it.
     pub(crate) rescore: Option<f32>,
+    /// None: the scorer has no undamaged token vectors of it.
+    pub(crate) max_sim: Option<f32>,
     pub(crate) excluded: bool,
 }
 
@@ -46,10 +50,11 @@ pub(crate) struct Passage {
 pub(crate) struct Script {
     pub(crate) passages: Vec<Passage>,
     pub(crate) shards: u32,
-    /// Snapshots that the sparse and the dense retrievers announce.
+    /// Snapshots that the sparse retrievers, the dense retrievers and the scorers announce.
     pub(crate) sparse_held: Vec<u64>,
     pub(crate) dense_held: Vec<u64>,
-    /// Collections that both refuse.
+    pub(crate) colbert_held: Vec<u64>,
+    /// Collections that all refuse.
     pub(crate) refused_collections: Vec<common::RefusedCollection>,
     /// Snapshots that stage calls accept; others were retired.
     pub(crate) accepted: BTreeSet<u64>,
@@ -58,7 +63,17 @@ pub(crate) struct Script {
     pub(crate) index_fingerprint: String,
     /// Empty: the index has no vectors for rescoring.
     pub(crate) rescore_fingerprint: String,
+    /// Empty: the index has no token vectors.
+    pub(crate) colbert_fingerprint: String,
     pub(crate) encoder_fingerprint: String,
+    /// What becomes of an encoding before it is sent.
+    pub(crate) spoil_encoding: fn(&mut encoder::EncodeResponse),
+    /// An encoding with token vectors is refused.
+    pub(crate) refuses_tokens: bool,
+    /// What becomes of the tokens of texts.
+    pub(crate) spoil_tokens: fn(&mut encoder::TokenizeResponse),
+    /// How the scorers go on.
+    pub(crate) scorer: ScorerScript,
     /// Fails calls: the call's name, the shard (none: every one), how.
     pub(crate) failures: Vec<(&'static str, Option<u32>, Code)>,
     /// Calls that never answer.
@@ -68,12 +83,42 @@ pub(crate) struct Script {
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
     /// Addresses of passages without text.
     pub(crate) blank: BTreeSet<u64>,
+    /// Title of every document.
+    pub(crate) title: String,
     /// Length of each passage's text; none: a few words.
     pub(crate) text_bytes: Option<usize>,
     /// How often the sparse retriever was asked what it holds.
     pub(crate) describes: usize,
     /// Name of each stage call, and milliseconds that its deadline left.
     pub(crate) log: Vec<(String, Option<u128>)>,
+}
+
+/// What the scorers do with the passages that they are asked about.
+#[derive(Clone, Debug)]
+pub(crate) struct ScorerScript {
+    /// Time that each passage takes; who is late answers with what is scored.
+    pub(crate) passage_ms: u64,
+    /// So many passages are scored by these shards.
+    pub(crate) prefixes: BTreeMap<u32, usize>,
+    /// What becomes of an answer before it is sent.
+    pub(crate) spoil_scores: fn(&mut colbert::ScoreResponse),
+    pub(crate) spoil_matches: fn(&mut colbert::MatchResponse),
+    /// What they were asked about.
+    pub(crate) scored: Vec<colbert::ScoreRequest>,
+    pub(crate) matched: Vec<colbert::MatchRequest>,
+}
+
+impl Default for ScorerScript {
+    fn default() -> Self {
+        Self {
+            passage_ms: 0,
+            prefixes: BTreeMap::new(),
+            spoil_scores: |_| {},
+            spoil_matches: |_| {},
+            scored: Vec::new(),
+            matched: Vec::new(),
+        }
+    }
 }
 
 impl Script {
@@ -83,24 +128,31 @@ impl Script {
             shards,
             sparse_held: vec![1],
             dense_held: vec![1],
+            colbert_held: vec![1],
             refused_collections: Vec::new(),
             accepted: BTreeSet::from([1]),
             announced_shards: Vec::new(),
             index_fingerprint: FINGERPRINT.to_owned(),
             rescore_fingerprint: String::new(),
+            colbert_fingerprint: String::new(),
             encoder_fingerprint: FINGERPRINT.to_owned(),
+            spoil_encoding: |_| {},
+            refuses_tokens: false,
+            spoil_tokens: |_| {},
+            scorer: ScorerScript::default(),
             failures: Vec::new(),
             hanging: Vec::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
             blank: BTreeSet::new(),
+            title: String::new(),
             text_bytes: None,
             describes: 0,
             log: Vec::new(),
         }
     }
 
-    fn described(&self, numbers: &[u64]) -> common::DescribeResponse {
+    pub(crate) fn described(&self, numbers: &[u64]) -> common::DescribeResponse {
         let all: Vec<u32> = (0..self.shards).collect();
         let held_shards = if self.announced_shards.is_empty() {
             all
@@ -118,6 +170,8 @@ impl Script {
             passages: self.passages.len() as u64,
             refused_segments: Vec::new(),
             rescore_fingerprint: self.rescore_fingerprint.clone(),
+            colbert_fingerprint: self.colbert_fingerprint.clone(),
+            title_tokens: 6,
         };
         common::DescribeResponse {
             snapshots: numbers.iter().map(held).collect(),
@@ -167,7 +221,7 @@ impl Script {
         self.text_bytes.unwrap_or(0) * passages > MAX_ANSWER_BYTES
     }
 
-    fn find(&self, address: u64) -> Option<&Passage> {
+    pub(crate) fn find(&self, address: u64) -> Option<&Passage> {
         self.passages
             .iter()
             .find(|passage| passage.address.to_u64() == address)
@@ -190,12 +244,12 @@ pub(crate) const TIMING: Option<common::Timing> = Some(common::Timing {
 });
 
 impl Fake {
-    fn read<T>(&self, read: impl FnOnce(&Script) -> T) -> T {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Script) -> T) -> T {
         read(&self.script.lock().unwrap())
     }
 
     /// Logs the call, and fails it or lets it hang where the script says so.
-    async fn enter<T>(
+    pub(crate) async fn enter<T>(
         &self,
         call: &'static str,
         request: &Request<T>,
@@ -247,11 +301,16 @@ impl EncoderService for Fake {
         request: Request<encoder::EncodeRequest>,
     ) -> Result<Response<encoder::EncodeResponse>, Status> {
         let expected = request.get_ref().expected_fingerprint.clone();
+        let with_tokens = request.get_ref().with_token_vectors;
         let call = match expected.as_str() {
             RESCORE_FINGERPRINT => "encode_rescore",
+            _ if with_tokens => "encode_tokens",
             _ => "encode",
         };
         self.enter(call, &request, None, 0).await?;
+        if with_tokens && self.read(|script| script.refuses_tokens) {
+            return Err(Status::invalid_argument("with_token_vectors"));
+        }
         let serves = |bundle: &str| self.bundles.contains(&bundle);
         if !self.bundles.is_empty() && !expected.is_empty() && !serves(&expected) {
             return Err(Status::failed_precondition(format!(
@@ -263,20 +322,45 @@ impl EncoderService for Fake {
         } else {
             expected
         };
-        Ok(Response::new(encoder::EncodeResponse {
+        let tokens = encoder::TokenVectors {
+            dimensions: 3,
+            vectors: vec![1.0, 0.0, 0.0, 0.0, 0.6, 0.8],
+        };
+        let mut encoded = encoder::EncodeResponse {
             dimensions: 2,
             vectors: vec![0.6, 0.8],
+            token_vectors: with_tokens.then_some(tokens).into_iter().collect(),
             fingerprint,
             timing: TIMING,
             ..Default::default()
-        }))
+        };
+        self.read(|script| (script.spoil_encoding)(&mut encoded));
+        Ok(Response::new(encoded))
     }
 
+    /// Tokens are words.
     async fn tokenize(
         &self,
-        _: Request<encoder::TokenizeRequest>,
+        request: Request<encoder::TokenizeRequest>,
     ) -> Result<Response<encoder::TokenizeResponse>, Status> {
-        Err(Status::unimplemented("tokenize"))
+        let call = match request.get_ref().task() {
+            encoder::Task::Query => "tokenize_query",
+            _ => "tokenize_passages",
+        };
+        self.enter(call, &request, None, 0).await?;
+        let request = request.into_inner();
+        if request.texts.len() > 8 {
+            return Err(Status::invalid_argument("texts"));
+        }
+        let words = |text: &String| encoder::TextTokens {
+            tokens: text.split(' ').map(str::to_owned).collect(),
+        };
+        let mut tokenized = encoder::TokenizeResponse {
+            texts: request.texts.iter().map(words).collect(),
+            fingerprint: request.expected_fingerprint,
+        };
+        self.read(|script| (script.spoil_tokens)(&mut tokenized));
+        Ok(Response::new(tokenized))
     }
 
     async fn describe(
@@ -390,6 +474,11 @@ impl SparseRetrieverService for Fake {
                     .push(
                         passage.map_or_else(Default::default, |passage| sparse::Passage {
                             document_id: passage.document_id.clone(),
+                            title: if message.ids_only {
+                                String::new()
+                            } else {
+                                script.title.clone()
+                            },
                             text: if message.ids_only {
                                 String::new()
                             } else {
@@ -619,8 +708,9 @@ pub(crate) fn config(depth: u32, change: impl FnOnce(&mut RawConfig)) -> Config 
     };
     for pipeline in raw.pipelines.values_mut() {
         pipeline.retrieve_depth = depth;
-        if let Some(rerank) = &mut pipeline.rerank {
-            rerank.window = rerank.window.min(depth);
+        for part in [&mut pipeline.late_interaction, &mut pipeline.rerank] {
+            let part = part.iter_mut();
+            part.for_each(|part| part.window = part.window.map(|window| window.min(depth)));
         }
         // Scores that can be checked by hand.
         pipeline.fusion.method = RawMethod::MinMax;
@@ -653,6 +743,7 @@ pub(crate) fn documents(table: &[(&str, f32, f32)]) -> Vec<Passage> {
         sparse: *sparse,
         dense: *dense,
         rescore: None,
+        max_sim: None,
         excluded: false,
     };
     table.iter().enumerate().map(passage).collect()

@@ -2,11 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod answers;
+mod explaining;
 mod fakes;
 mod faults;
+mod late_interaction;
+mod late_interaction_faults;
 mod requests;
 mod reranker;
 mod reranking;
 mod reranking_faults;
 mod rescoring;
+mod scorer;
 mod sharding;

@@ -7,7 +7,7 @@ use crate::fakes::{
 use crate::reranker::{Reranker, Then};
 use crate::rescoring::{check, close, oracle, outcome, terms, trail, with_rescores};
 use crate::sharding::sharded;
-use orchestrator::{Peers, RawConfig, RawRerank, RawRescore, RawStage};
+use orchestrator::{Peers, RawConfig, RawHeadPart, RawStage};
 use proptest::prelude::*;
 use search_proto::search::{self, StageReason, StageStatus};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub(crate) fn turned() -> Script {
 
 pub(crate) fn set_rerank(raw: &mut RawConfig, window: u32, weight: f64) {
     let full = raw.pipelines.get_mut("full").unwrap();
-    full.rerank = Some(RawRerank { window, weight });
+    full.rerank = Some(RawHeadPart::new(window, weight));
 }
 
 pub(crate) fn peers(fake: Fake, reranker: &Reranker) -> Peers {
@@ -224,10 +224,7 @@ async fn a_second_encoder_and_a_cross_encoder_score_one_after_the_other() {
     let both = |raw: &mut RawConfig| {
         set_rerank(raw, 3, 0.5);
         let full = raw.pipelines.get_mut("full").unwrap();
-        full.rescore = Some(RawRescore {
-            window: 5,
-            weight: 0.5,
-        });
+        full.rescore = Some(RawHeadPart::new(5, 0.5));
     };
     let (mesh, _reranker) = {
         let mut reranker = None;

@@ -5,7 +5,7 @@ use crate::fakes::{
     ids, request, small, sparse, stage,
 };
 use crate::sharding::sharded;
-use orchestrator::{Peers, RawConfig, RawMethod, RawPipeline, RawRescore, RawStage};
+use orchestrator::{Peers, RawConfig, RawHeadPart, RawMethod, RawPipeline, RawStage};
 use proptest::prelude::*;
 use search_core::rerank::{Term, merge, total};
 use search_proto::search::{self, StageReason, StageStatus};
@@ -19,7 +19,7 @@ const BOTH: [RawStage; 2] = [RawStage::Sparse, RawStage::Dense];
 fn rescored(raw: &mut RawConfig, stages: &[RawStage], window: u32, weight: f64) {
     let mut pipeline = RawPipeline {
         stages: stages.to_vec(),
-        rescore: Some(RawRescore { window, weight }),
+        rescore: Some(RawHeadPart::new(window, weight)),
         ..RawPipeline::default()
     };
     pipeline.fusion.method = RawMethod::MinMax;
@@ -310,7 +310,7 @@ async fn peers_that_fail_leave_the_order_and_are_reported() {
             "encode_rescore",
             Code::InvalidArgument,
             StageStatus::Skipped,
-            StageReason::ShardMissing,
+            StageReason::Fault,
         ),
     ];
     let mesh = mesh(indexed(), &BOTH, 3, 1.0).await;
@@ -533,7 +533,8 @@ async fn equal_documents_at_the_end_of_the_window_go_by_their_ids() {
     assert_eq!(stage(&answer, "rescore").candidates_in, 3);
 }
 
-/// The funnel behind the fusion in a few lines: `ranked` is the fused ranking, best first, with its terms.
+/// The funnel behind the fusion in a few lines: `ranked` is the fused ranking, best first, with its terms. The head ends with the last
+/// document that has a score.
 pub(crate) fn oracle(
     ranked: &[(String, Vec<Term>)],
     own: &BTreeMap<String, f32>,
@@ -541,6 +542,9 @@ pub(crate) fn oracle(
     weight: f64,
 ) -> Vec<(String, f64)> {
     let window = window.min(ranked.len());
+    let has_score = |(id, _): &(String, Vec<Term>)| own.contains_key(id);
+    let last = ranked[..window].iter().rposition(has_score);
+    let window = last.map_or(0, |last| last + 1);
     let head: Vec<Vec<Term>> = ranked[..window]
         .iter()
         .map(|(_, terms)| terms.clone())

@@ -25,6 +25,7 @@ pub(crate) fn sharded(passages: &[(String, u32, f32, f32, bool)], shards: u32) -
             sparse,
             dense,
             rescore: None,
+            max_sim: None,
             excluded,
         }
     };
