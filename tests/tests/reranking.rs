@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use orchestrator::{RawPipeline, RawRerank, RawStage};
+use orchestrator::{RawHeadPart, RawPipeline, RawStage};
 use search_proto::search::{
     DescribeRequest, Hit, ScoreTrail, SearchRequest, SearchResponse, StageReason, StageReport,
     StageStatus,
@@ -26,9 +26,9 @@ fn options(judge: Option<Judge>) -> MeshOptions {
     };
     let decided = RawPipeline {
         stages: vec![RawStage::Sparse, RawStage::Dense],
-        rerank: Some(RawRerank {
-            window: WINDOW as u32,
-            weight: 1.0,
+        rerank: Some(RawHeadPart {
+            window: Some(WINDOW as u32),
+            weight: Some(1.0),
         }),
         ..RawPipeline::default()
     };

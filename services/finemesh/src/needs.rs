@@ -82,7 +82,7 @@ impl PipelineNeeds {
 
 #[cfg(test)]
 mod tests {
-    use orchestrator::{RawRerank, RawRescore};
+    use orchestrator::RawHeadPart;
 
     use super::*;
 
@@ -91,11 +91,11 @@ mod tests {
         let mut raw = RawConfig::default();
         let sparse = raw.pipelines["sparse"].clone();
         let judged = RawPipeline {
-            rerank: Some(RawRerank::default()),
+            rerank: Some(RawHeadPart::default()),
             ..sparse.clone()
         };
         let rescored = RawPipeline {
-            rescore: Some(RawRescore::default()),
+            rescore: Some(RawHeadPart::default()),
             ..sparse
         };
         raw.pipelines.insert("judged".into(), judged);
@@ -109,6 +109,7 @@ mod tests {
             ("sparse", Needs::NOTHING),
             ("dense", Needs::INDEXING),
             ("hybrid", Needs::INDEXING),
+            ("colbert", Needs::INDEXING),
             ("full", Needs::ALL),
             ("judged", reading_alone),
             ("rescored", Needs::INDEXING),
