@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use inference::pull::Installed;
 use inference::{
-    BundleEncoder, EncodeError, EncodeJob, Encoded, EncoderOptions, LoadError, Priority, Task,
-    TextEncoder,
+    BundleEncoder, EncodeError, EncodeJob, Encoded, EncoderOptions, LoadError, OnnxRuntime,
+    Priority, Task, TextEncoder,
 };
 use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
@@ -55,7 +55,8 @@ impl Bundles {
     }
 
     fn open(&self, bundle: &Path) -> Result<BundleEncoder, LoadError> {
-        BundleEncoder::open(&self.installed.ort_library, bundle, OPTIONS)
+        let runtime = OnnxRuntime::on_cpu(&self.installed.ort_library);
+        BundleEncoder::open(&runtime, bundle, OPTIONS)
     }
 
     fn plain(&self) -> BundleEncoder {

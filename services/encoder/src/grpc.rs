@@ -160,11 +160,8 @@ fn check_texts(
     if with_token_vectors && info.token_dimensions == 0 {
         return Err(without_token_vectors("with_token_vectors", info));
     }
-    let most = convert::most_encoded_texts(
-        &bundle_to_wire(info),
-        with_token_vectors,
-        MAX_MESSAGE_BYTES,
-    );
+    let most =
+        convert::most_encoded_texts(&bundle_to_wire(info), with_token_vectors, MAX_MESSAGE_BYTES);
     convert::check_texts(texts, most, MAX_TEXT_BYTES)
         .map_err(|error| explained(error, with_token_vectors))
 }
