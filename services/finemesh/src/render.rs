@@ -78,12 +78,14 @@ fn highlighted(text: &str, stems: &[String]) -> String {
 
 fn trail(hit: &Hit) -> String {
     let mut text = String::new();
+    let names = hit.trail.iter().map(|step| step.stage.len());
+    let name_columns = names.max().unwrap_or(0);
     for step in &hit.trail {
         let completed = if step.completed { ", completed" } else { "" };
         let reading = step.reading.as_ref().map_or_else(String::new, reading);
         let _ = write!(
             text,
-            "\n  {:<7} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}{reading}",
+            "\n  {:<name_columns$} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}{reading}",
             step.stage, step.raw, step.rank, step.normalized, step.weight, step.contribution
         );
         if !step.matches.is_empty() {
