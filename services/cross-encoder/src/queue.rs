@@ -86,6 +86,11 @@ impl BatchSize {
 }
 
 impl Queue {
+    /// Of all pairs that wait.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// A call whose pairs will be pushed.
     pub(crate) fn enter(&mut self, deadline: Option<Instant>) -> CallId {
         let id = self.next_id;

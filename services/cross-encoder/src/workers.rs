@@ -24,6 +24,8 @@ const FIRST_RETRY_AFTER: Duration = Duration::from_millis(100);
 pub struct Stats {
     /// Passages that wait to be read or computed, or are being computed.
     pub queued_passages: usize,
+    /// Tokens of those that wait to be computed.
+    pub waiting_tokens: usize,
     /// Batches that were computed.
     pub batches: u64,
     /// Passages that were computed.
@@ -129,7 +131,11 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.lock().stats
+        let state = self.lock();
+        Stats {
+            waiting_tokens: state.queue.tokens(),
+            ..state.stats
+        }
     }
 
     /// Lets a call in, if there is room for all of its passages.

@@ -135,7 +135,10 @@ async fn a_call_with_a_long_passage_takes_turns_by_windows() {
     let in_many = tokio::spawn(async move { first.rerank(in_windows(&['a'; 10], 10)).await });
     assert_eq!(service.begun().await, [500]);
     let in_one = tokio::spawn(async move { second.rerank(long(&[200])).await });
-    service.until(|app| app.stats().queued_passages == 11).await;
+    let waiting_tokens = 9 * 500 + 200;
+    service
+        .until(|app| app.stats().waiting_tokens == waiting_tokens)
+        .await;
     service.script.gate.send(()).unwrap();
     assert_eq!(service.begun().await, [200]);
     service.open();
