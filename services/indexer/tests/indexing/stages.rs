@@ -87,10 +87,11 @@ async fn interrupted_at<T>(
 
 async fn wait_for(receiver: &mut mpsc::Receiver<Event>, awaited: Phase) {
     while let Some(event) = receiver.recv().await {
-        if let Event::Progress(Progress { phase, done, total }) = event {
-            if (phase, done) == (awaited, total) && total > 0 {
-                return;
-            }
+        if let Event::Progress(Progress { phase, done, total }) = event
+            && (phase, done) == (awaited, total)
+            && total > 0
+        {
+            return;
         }
     }
     panic!("{awaited:?} never ended");
