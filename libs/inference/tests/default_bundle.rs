@@ -5,7 +5,6 @@ mod linked_bundle;
 mod models;
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use inference::pull::{Installed, PullOptions, pull};
