@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use inference::pull::{Installed, PullOptions, pull};
 use inference::{
     Bundle, BundleEncoder, CrossEncoder, EncodeError, EncodeJob, EncoderOptions, ExecutionProvider,
-    GoldenError, LoadError, MakeOptions, OnnxRuntime, Priority, RuntimeError, Task, TextEncoder,
-    make_bundle, split_passages,
+    GoldenError, LoadError, MakeOptions, OnnxRuntime, Pair, Priority, RuntimeError, Task,
+    TextEncoder, make_bundle, split_passages,
 };
 use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
@@ -397,8 +397,19 @@ fn the_default_cross_encoder_reads_a_passage_to_its_end() {
     let beside = "The river bends twice below the old mill, and the path follows it. ".repeat(12);
     let answer = "Each shard of an index is searched by a thread of its own.";
     let late = format!("{beside}{answer}");
-    let scores = reader
-        .score("how is a shard searched?", &[answer, &late, &beside])
-        .unwrap();
+    let query = "how is a shard searched?";
+    let scores = reader.score(query, &[answer, &late, &beside]).unwrap();
     assert!(scores[0] > scores[1] && scores[1] > scores[2], "{scores:?}");
+
+    // Beyond what it reads at once, in windows.
+    let far = format!("{}{answer}", beside.repeat(5));
+    let beginning = reader.score(query, &[&far]).unwrap()[0];
+    let (reads, mut scorers) = reader.into_parts();
+    let windows = reads.read(query, &[far], 16).unwrap().concat();
+    let windows: Vec<&Pair> = windows.iter().collect();
+    let logits = scorers[0].score(&windows).unwrap().logits;
+    let (last, others) = logits.split_last().unwrap();
+    assert!(others.len() > 2, "{logits:?}");
+    assert!(others.iter().all(|other| last > other), "{logits:?}");
+    assert!(*last > beginning + 1.0, "{logits:?} and {beginning}");
 }

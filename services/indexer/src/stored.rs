@@ -131,14 +131,7 @@ impl StoredReader {
         for start in (0..documents.documents()).step_by(CHUNK_DOCUMENTS as usize) {
             let chunk = start..documents.documents().min(start + CHUNK_DOCUMENTS);
             let count = u64::from(chunk.end - chunk.start);
-            let mut living = Vec::new();
-            for document in chunk {
-                let passages = documents.passages_of(document).unwrap_or_default();
-                match deletes.contains(passages.start) {
-                    true => left_out.set_range(passages),
-                    false => living.push(document),
-                }
-            }
+            let living = living(&documents, chunk, &deletes, &mut left_out);
             self.push(number, &documents, &living)?;
             self.counter.add(count)?;
         }
@@ -200,6 +193,24 @@ impl StoredReader {
             segments: self.segments,
         })
     }
+}
+
+/// Those of a segment's documents that are not deleted. The passages of the others go to `left_out`.
+fn living(
+    documents: &Documents,
+    chosen: Range<u32>,
+    deletes: &Bitmap,
+    left_out: &mut Bitmap,
+) -> Vec<u32> {
+    let mut living = Vec::new();
+    for document in chosen {
+        let passages = documents.passages_of(document).unwrap_or_default();
+        match deletes.contains(passages.start) {
+            true => left_out.set_range(passages),
+            false => living.push(document),
+        }
+    }
+    living
 }
 
 /// A file's name alone does not always tell whose it is.

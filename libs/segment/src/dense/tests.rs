@@ -220,7 +220,7 @@ fn passages_without_a_vector_are_not_in_the_graph() {
     let settings = settings(1);
     let mut writer = DenseWriter::new(folder.path(), &settings).unwrap();
     // More of them in front than threads take at a time, and some between the others.
-    let has_vector = |row: u32| row >= 1500 && row % 3 != 0;
+    let has_vector = |row: u32| row >= 1500 && !row.is_multiple_of(3);
     for row in 0..3000 {
         let coded = match has_vector(row) {
             true => coder().prepare(&vector(row.into())).unwrap(),

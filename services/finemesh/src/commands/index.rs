@@ -202,7 +202,8 @@ fn stages_text(summary: &IndexSummary) -> String {
         None => "the collection has just these stages: nothing was changed; to have one built anew, leave it out first"
             .to_owned(),
         Some(snapshot) if summary.bytes.is_empty() => {
-            format!("{}: snapshot {}", snapshot.collection, snapshot.number)
+            let (collection, number) = (&snapshot.collection, snapshot.number);
+            format!("{collection}: snapshot {number}, nothing had to be built")
         }
         Some(snapshot) => format!(
             "{}: snapshot {}, built of {} documents, {} passages\n{}",
