@@ -36,16 +36,10 @@ impl Needs {
     }
 
     fn of(pipeline: &RawPipeline) -> Self {
-        // Whatever there is beside BM25 and a cross-encoder, the query is encoded for it.
-        let without_vectors = RawPipeline {
-            stages: vec![RawStage::Sparse],
-            retrieve_depth: pipeline.retrieve_depth,
-            fusion: pipeline.fusion,
-            rerank: pipeline.rerank,
-            ..RawPipeline::default()
-        };
+        let searches_vectors = pipeline.stages.contains(&RawStage::Dense);
+        let scores_vectors = pipeline.rescore.is_some() || pipeline.late_interaction.is_some();
         Self {
-            encoders: *pipeline != without_vectors,
+            encoders: searches_vectors || scores_vectors,
             cross_encoder: pipeline.rerank.is_some(),
         }
     }

@@ -88,8 +88,9 @@ fn trail(hit: &Hit) -> String {
             "\n  {:<name_columns$} raw {:>9.4}  rank {:>5}  scaled {:>7.4} × weight {:.2} = {:.4}{completed}{reading}",
             step.stage, step.raw, step.rank, step.normalized, step.weight, step.contribution
         );
-        if !step.matches.is_empty() {
-            let _ = write!(text, "\n    {}", matches(&step.matches));
+        let matched = matches(&step.matches);
+        if !matched.is_empty() {
+            let _ = write!(text, "\n    {matched}");
         }
     }
     text

@@ -131,7 +131,7 @@ impl StoredReader {
         for start in (0..documents.documents()).step_by(CHUNK_DOCUMENTS as usize) {
             let chunk = start..documents.documents().min(start + CHUNK_DOCUMENTS);
             let count = u64::from(chunk.end - chunk.start);
-            let living = living(&documents, chunk, &deletes, &mut left_out);
+            let living = living(&documents, chunk, &deletes, &mut left_out).map_err(of_segment)?;
             self.push(number, &documents, &living)?;
             self.counter.add(count)?;
         }
@@ -201,16 +201,19 @@ fn living(
     chosen: Range<u32>,
     deletes: &Bitmap,
     left_out: &mut Bitmap,
-) -> Vec<u32> {
+) -> Result<Vec<u32>, SegmentError> {
     let mut living = Vec::new();
     for document in chosen {
-        let passages = documents.passages_of(document).unwrap_or_default();
+        let passages = documents.passages_of(document);
+        let passages = passages.ok_or_else(|| {
+            SegmentError::damaged("documents", format!("has no document {document}"))
+        })?;
         match deletes.contains(passages.start) {
             true => left_out.set_range(passages),
             false => living.push(document),
         }
     }
-    living
+    Ok(living)
 }
 
 /// A file's name alone does not always tell whose it is.

@@ -135,10 +135,11 @@ impl<'a> Run<'a> {
         (watch.end(), encoded)
     }
 
-    /// An encoder that refuses to give the tokens' vectors is asked for the other one: what is searched by it needs no more.
+    /// An encoder that refuses to give the tokens' vectors is asked for the other one, where it is searched by: that needs no more.
     async fn call_encoder(self, encoding: Encoding<'_>) -> Result<Encoded, CallError> {
+        let can_do_without_tokens = encoding.with_tokens && encoding.stage == ENCODE_STAGE;
         match self.call_for(encoding).await {
-            Err(error) if encoding.with_tokens && error.kind == ErrorKind::InvalidArgument => {
+            Err(error) if can_do_without_tokens && error.kind == ErrorKind::InvalidArgument => {
                 let without = Encoding {
                     with_tokens: false,
                     ..encoding

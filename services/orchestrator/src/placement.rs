@@ -619,6 +619,7 @@ mod tests {
             .unwrap();
         assert_eq!(placement.documents.holders, [[0], [0]]);
     }
+
     fn matching(wants: Wants<'_>) -> Wants<'_> {
         Wants {
             matches_tokens: true,

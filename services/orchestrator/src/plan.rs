@@ -158,7 +158,7 @@ impl Pipeline {
         let comes_along = |stage: &VectorStage| encodes && *stage == VectorStage::LateInteraction;
         let encoded_apart = self.vector_stages().filter(|stage| !comes_along(stage));
         let mut names = Vec::new();
-        names.extend(encodes.then_some("encode"));
+        names.extend(encodes.then_some(crate::encode::ENCODE_STAGE));
         names.extend(encoded_apart.map(VectorStage::encode_name));
         names.extend(legs.iter().map(|leg| leg.name()));
         if self.fusion.is_some() {

@@ -133,7 +133,10 @@ impl<'a> Run<'a> {
                 let scored = merge_head(documents, said, ranking, watch);
                 span.record("scored", scored);
             }
-            Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
+            Err(error) => {
+                tracing::warn!(stage, %error, "the head is not scored");
+                watch.lessen(StageStatus::Failed, error.reason());
+            }
         }
     }
 

