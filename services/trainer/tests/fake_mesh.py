@@ -46,6 +46,7 @@ class FakeMesh:
     snapshot: int = 1
     refused_queries: set[str] = field(default_factory=set)
     degraded: bool = False
+    has_vectors: bool = True
     answers_left: int | None = None
     """Searches until it breaks; None: it does not."""
 
@@ -109,6 +110,8 @@ class FakeMesh:
             context.abort(grpc.StatusCode.INTERNAL, "out of answers")
         if request.query in self.refused_queries:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "query: only excluded words")
+        if not self.has_vectors and request.pipeline != "sparse":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "collection papers was indexed without vectors")
         response = self._type("SearchResponse")(degraded=self.degraded)
         response.snapshot.number = self.snapshot
         if self.degraded:
@@ -116,11 +119,14 @@ class FakeMesh:
         for document in self._ranked(request):
             hit = response.hits.add(id=document.id, title=document.title, text=document.text)
             hit.trail.add(stage="sparse", raw=document.sparse)
-            hit.trail.add(stage="dense", raw=document.dense)
+            if self.has_vectors:
+                hit.trail.add(stage="dense", raw=document.dense)
         return response
 
     def _ranked(self, request: Any) -> list[Document]:
-        alpha = request.fusion.alpha if request.HasField("fusion") else 0.5
+        alpha = 0.0 if request.pipeline == "sparse" else 0.5
+        if request.HasField("fusion"):
+            alpha = request.fusion.alpha
 
         def order(document: Document) -> tuple[float, str]:
             return -(alpha * document.dense + (1 - alpha) * document.sparse), document.id

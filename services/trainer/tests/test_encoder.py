@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from finemesh_trainer.config import EncoderRun
 from finemesh_trainer.data.examples import Example
-from finemesh_trainer.encode_task import EncodeTask, excluded_passages, join, rows
+from finemesh_trainer.encode_task import EncodeTask, excluded_passages, join, load_encoder, rows
 from finemesh_trainer.errors import ConfigError, DataError
 from finemesh_trainer.lists import CandidateList, candidate_list
+from finemesh_trainer.models.encoder import token_head
 from finemesh_trainer.training import Loop, read_curve
 
 WORDS = ["shard", "index", "mesh", "deadline", "budget", "vector", "sparse", "dense", "hybrid", "score", "rank"]
@@ -158,3 +160,26 @@ def test_distillation_needs_scores_and_triplets_equal_weights(base_folder: Path,
 def test_layers_that_are_not_there_are_refused(base_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"base.layers: is \[0, 5\]"):
         EncodeTask(run_of(base_folder, tmp_path, base={"folder": base_folder, "layers": [0, 5]}), examples(), [])
+
+
+def test_the_token_head_starts_as_the_projection_that_keeps_most_of_the_base(base_folder: Path, tmp_path: Path) -> None:
+    task = EncodeTask(run_of(base_folder, tmp_path), examples(40), [])
+    model, texts = task.model.eval(), [example.positive for example in examples(40)]
+    with torch.no_grad():
+        states = functional.normalize(model.token_states(*model.inputs(texts)), dim=-1)
+    products = states @ states.T
+
+    def distance(head: torch.Tensor) -> float:
+        narrow = states @ head.T
+        return (narrow @ narrow.T - products).norm().item()
+
+    started = distance(model.token_head.weight.detach())
+    assert all(started < distance(token_head(32, 12).weight.detach()) for _ in range(5))
+
+
+def test_texts_may_be_cut_shorter_in_training_than_in_serving(base_folder: Path, tmp_path: Path) -> None:
+    run = run_of(base_folder, tmp_path, texts={"max_tokens": 16, "training_max_tokens": 8})
+    task = EncodeTask(run, examples(), [])
+    assert task.model.inputs(["mesh " * 30])[0].shape == (1, 8)
+    Loop(run, task).fit()
+    assert load_encoder(tmp_path).inputs(["mesh " * 30])[0].shape == (1, 16)

@@ -214,6 +214,16 @@ def test_a_run_gives_examples_that_read_back_and_a_manifest_that_counts_them(mes
     assert not (tmp_path / "mined" / "progress.jsonl").exists()
 
 
+def test_words_alone_are_mined_of_a_collection_without_vectors(mesh: FakeMesh, tmp_path: Path) -> None:
+    mesh.has_vectors = False
+    recipe = Recipe(sources=[source("lexical", "sparse", (1, 10), 2)], filter={"sparse": Ceiling(max_share=0.9)})
+    manifest = mine(config(mesh, tmp_path, recipe=recipe))
+    assert manifest["drawn"]["lexical"] == 16
+    judged_by_meaning = recipe.model_copy(update={"filter": DENSE_ONLY})
+    with pytest.raises(MeshError, match="was indexed without vectors"):
+        mine(config(mesh, tmp_path, recipe=judged_by_meaning, output=tmp_path / "other"))
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(mesh: FakeMesh, tmp_path: Path) -> None:
     outputs = []
     for name, changes in [("one", {}), ("two", {"concurrency": 1}), ("three", {"seed": 2})]:

@@ -182,3 +182,21 @@ def toml_of(values: dict, prefix: str = "") -> str:
         if isinstance(value, dict)
     ]
     return "\n".join([*flat, *tables])
+
+
+def test_a_second_stage_starts_from_the_weights_of_the_first(tmp_path: Path, base_folder: Path) -> None:
+    first = loop_of(run_in(tmp_path / "first", base_folder))
+    first.fit()
+    second = loop_of(run_in(tmp_path / "second", base_folder, start=tmp_path / "first"))
+    assert second.restore() == 0
+    assert_equal_weights(trained_weights(first.task.model), trained_weights(second.task.model))
+
+
+def test_a_second_stage_of_another_shape_is_refused(tmp_path: Path, base_folder: Path) -> None:
+    how = {"trained": "adapters", "adapters": {"rank": 4}}
+    loop_of(run_in(tmp_path / "first", base_folder, **how)).fit()
+    other = how | {"adapters": {"rank": 2}, "start": tmp_path / "first"}
+    with pytest.raises(TrainerError, match=r"is \[4, 32\] there and \[2, 32\] here"):
+        loop_of(run_in(tmp_path / "second", base_folder, **other)).fit()
+    with pytest.raises(ConfigError, match="has not reached a checkpoint"):
+        loop_of(run_in(tmp_path / "third", base_folder, start=tmp_path / "none")).fit()

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from finemesh_trainer.errors import TrainerError
 
-COMMAND_MODULES = ("data.commands", "mining", "commands", "heads", "evaluation", "parity")
+COMMAND_MODULES = ("data.commands", "mining", "commands", "derived", "heads", "evaluation", "parity")
 """Where the subcommands are, in the order in which `--help` shows them."""
 
 

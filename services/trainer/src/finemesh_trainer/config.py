@@ -88,6 +88,9 @@ class Run(Section):
     """Checkpoints, weights, the loss curve and the model card are written here."""
     base: Base
     data: Data
+    start: Path | None = None
+    """Another run's folder, of a model of the same shape, whose trained weights are started from: one stage after
+    another, say in-batch negatives before mined ones. None: from the base."""
     trained: Literal["all", "layers", "adapters"] = "all"
     """`layers` leaves the word and position embeddings as they are; `adapters` the matrices too."""
     adapters: Adapters | None = None
@@ -158,7 +161,9 @@ class Texts(Section):
     """How texts are read."""
 
     max_tokens: int = Field(default=256, ge=4, le=512)
-    """Of one text, special tokens included; longer ones are cut."""
+    """Of one text, special tokens included, that the model reads when it serves; longer ones are cut."""
+    training_max_tokens: int | None = Field(default=None, ge=4, le=512)
+    """The same in training, where fewer save time; none: `max_tokens`."""
     prompts: Prompts = Prompts()
     negatives: int = Field(default=1, ge=0)
     """Per example; with 0 there are only the other examples' positives."""

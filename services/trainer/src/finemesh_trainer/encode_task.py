@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from finemesh_trainer.config import TRIPLET_KINDS, EncoderRun, SentenceLoss
@@ -19,11 +19,13 @@ from finemesh_trainer.lists import (
     teacher_scores,
 )
 from finemesh_trainer.losses import contrastive, kl_divergence, margin_mse, maxsim, triplet
-from finemesh_trainer.models.encoder import Encoder, Vectors
+from finemesh_trainer.models.encoder import Encoder, Vectors, principal_directions, truncating
 from finemesh_trainer.rerank_task import load_cross_encoder
 from finemesh_trainer.training import load_run, load_trained_file
 
 TEXTS_PER_MEASURE = 32
+TEXTS_PER_START = 256
+"""Passages that the token head is fitted to before the first step."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class EncodeTask:
             require_equal_weights(examples, kind)
         self.teacher = load_cross_encoder(teacher) if teacher else None
         self.model = Encoder(run)
+        truncating(self.model.tokenizer, run.texts.training_max_tokens or run.texts.max_tokens)
+        if self.model.token_head is not None:
+            self.start_token_head(self.model.token_head)
+
+    def start_token_head(self, head: nn.Linear) -> None:
+        """Sets the head to what loses least of the base's own token vectors, over passages from all of the examples."""
+        step = -(-len(self.examples) // TEXTS_PER_START)
+        passages = self.model.passages([example.positive for example in self.examples[::step]])
+        chunks = [passages[i : i + TEXTS_PER_MEASURE] for i in range(0, len(passages), TEXTS_PER_MEASURE)]
+        with torch.no_grad():
+            states = torch.cat([self.model.token_states(*self.model.inputs(chunk)) for chunk in chunks])
+            head.weight.copy_(principal_directions(states, head.out_features))
 
     def add_gradients(self, batch: Sequence[Example], draw: random.Random) -> float:
         """The losses over the batch, with or without gradient caching."""

@@ -35,6 +35,7 @@ from finemesh_trainer.base_apart import refer_to_base
 from finemesh_trainer.card import CARD_FILE
 from finemesh_trainer.errors import ConfigError, TrainerError
 from finemesh_trainer.export_content import Content, GraphKind, Rows
+from finemesh_trainer.files import new_folder
 from finemesh_trainer.heads.head import Head, read_heads
 from finemesh_trainer.int8_choice import Choice, Precisions, choose, open_session, quantised_sizes
 from finemesh_trainer.models.base import TOKENIZER_FILE, WEIGHTS_FILE
@@ -67,24 +68,16 @@ def export(
         ConfigError: when there is no run, or something at the bundle's place.
         TrainerError: when the graph does not compute what PyTorch does.
     """
-    if output.exists():
-        raise ConfigError([f"--output: {output} exists already"])
-    choice = choose_precisions(folder, read_heads(heads), int8=int8) if heads else None
-    precisions = choice.precisions if choice else uniform_precisions(folder, int8)
-    content = load_content(folder, GraphKind(int8 is not None, base_apart and int8 is None, precisions))
-    staging = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with new_folder(output) as staging:
+        choice = choose_precisions(folder, read_heads(heads), int8=int8) if heads else None
+        precisions = choice.precisions if choice else uniform_precisions(folder, int8)
+        content = load_content(folder, GraphKind(int8 is not None, base_apart and int8 is None, precisions))
         write_graph(content, staging, base_apart=base_apart)
         exported = check_graph(content, staging, int8=int8 is not None)
         write_json(staging / "bundle.json", content.description | {"tolerance": exported.tolerance})
         write_json(staging / "golden.json", {"origin": GOLDEN_ORIGIN, "entries": content.golden})
         shutil.copyfile(content.base / TOKENIZER_FILE, staging / TOKENIZER_FILE)
         write_bundle_card(folder / CARD_FILE, staging / CARD_FILE, choice)
-        staging.rename(output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return exported
 
 

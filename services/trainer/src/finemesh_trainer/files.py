@@ -1,9 +1,12 @@
-"""Whole files: hashed, and written so that a kill leaves no half of one."""
+"""Whole files and folders: hashed, and written so that a kill leaves no half of one."""
 
 import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from finemesh_trainer.errors import DataError
+from finemesh_trainer.errors import ConfigError, DataError
 
 
 def file_hash(path: Path) -> str:
@@ -24,3 +27,22 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Gives a folder to write into, which gets the name `output` at the end; after a failure there is neither.
+
+    Raises:
+        ConfigError: when there is something at its place.
+    """
+    if output.exists():
+        raise ConfigError([f"--output: {output} exists already"])
+    staging = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -10,6 +10,8 @@ from finemesh_trainer.data.load import load_examples, load_training_examples
 from finemesh_trainer.encode_task import EncodeTask, load_encoder
 from finemesh_trainer.errors import ConfigError
 from finemesh_trainer.export_content import Content, GraphKind, encode_content, rerank_content
+from finemesh_trainer.models.cross_encoder import CrossEncoder
+from finemesh_trainer.models.encoder import Encoder
 from finemesh_trainer.rerank_task import RerankTask, load_cross_encoder
 from finemesh_trainer.training import SETTINGS_FILE, Loop, Outcome, Task, seed_everything
 
@@ -40,15 +42,23 @@ def make_task(run: Run, examples: Sequence[Example], held_out: Sequence[Example]
     return EncodeTask(run, examples, held_out)
 
 
+def load_model(folder: Path) -> Encoder | CrossEncoder:
+    """The trained model of a run's folder.
+
+    Raises:
+        ConfigError: when there is no run in it.
+    """
+    return load_cross_encoder(folder) if is_cross_encoder(folder) else load_encoder(folder)
+
+
 def load_content(folder: Path, kind: GraphKind) -> Content:
     """What the weights in a run's folder make.
 
     Raises:
         ConfigError: when there is no run in it.
     """
-    if is_cross_encoder(folder):
-        return rerank_content(load_cross_encoder(folder), kind)
-    return encode_content(load_encoder(folder), kind)
+    model = load_model(folder)
+    return rerank_content(model, kind) if isinstance(model, CrossEncoder) else encode_content(model, kind)
 
 
 def is_cross_encoder(folder: Path) -> bool:

@@ -198,6 +198,8 @@ class Loop:
         path = self.folder / CHECKPOINT_FILE
         if not path.is_file():
             self.curve.cut(0)
+            if self.run.start is not None:
+                load_trained_file(self.task.model, self.run.start)
             return 0
         state = torch.load(path, map_location=self.device, weights_only=True)
         load_trained(self.task.model, state["weights"])
@@ -265,10 +267,14 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         TrainerError: when they are another model's.
     """
-    expected = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if expected != weights.keys():
-        odd = sorted(expected ^ weights.keys())[0]
+    expected = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if expected.keys() != weights.keys():
+        odd = sorted(expected.keys() ^ weights.keys())[0]
         raise TrainerError(f"the weights do not belong to this model: {odd} is on one side only")
+    for name, shape in expected.items():
+        if shape != weights[name].shape:
+            there, here = list(weights[name].shape), list(shape)
+            raise TrainerError(f"the weights do not belong to this model: {name} is {there} there and {here} here")
     model.load_state_dict(weights, strict=False)
 
 

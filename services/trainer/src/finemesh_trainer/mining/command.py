@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from finemesh_trainer.arguments import add_config
 from finemesh_trainer.data.examples import Example, read_examples
-from finemesh_trainer.mesh import MeshError, QueryRefused, SearchClient, Snapshot
+from finemesh_trainer.mesh import Answer, MeshError, QueryRefused, Ranking, SearchClient, Snapshot
 from finemesh_trainer.mining.output import MiningFolder, describe_run
 from finemesh_trainer.mining.randoms import add_randoms, query_rng
 from finemesh_trainer.mining.recipe import MiningConfig
@@ -93,15 +93,22 @@ class Miner:
 
     def mine_query(self, target: Target) -> Mined:
         """Asks for every ranking of the recipe and selects from them."""
-        collection, query = self._config.collection, target.example.query
+        query = target.example.query
         try:
-            answers = {r: self._client.search(collection, query, r, hits) for r, hits in self._depths.items()}
+            answers = {ranking: self.ask(query, ranking, hits) for ranking, hits in self._depths.items()}
         except QueryRefused:
             return Mined(dropped=Dropped.QUERY_REFUSED)
         if any(answer.snapshot != self._snapshot.number for answer in answers.values()):
-            raise MeshError(f"collection {collection!r} was changed while it was mined: start again, in another folder")
+            changed = f"collection {self._config.collection!r} was changed while it was mined"
+            raise MeshError(f"{changed}: start again, in another folder")
         rng = query_rng(self._config.seed, target, "sources")
         return select(target, answers, self._config.recipe, rng, self._judge)
+
+    def ask(self, query: str, ranking: Ranking, hits: int) -> Answer:
+        """One ranking; of words alone where the recipe looks at nothing else, which any collection can answer."""
+        if self._config.recipe.needs_vectors:
+            return self._client.search(self._config.collection, query, ranking, hits)
+        return self._client.ask(self._config.collection, query, ranking, hits)
 
 
 def mine_all(targets: Sequence[Target], miner: Miner, folder: MiningFolder) -> list[Mined]:

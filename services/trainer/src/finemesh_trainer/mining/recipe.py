@@ -98,6 +98,11 @@ class Recipe(Section):
             depths[source.ranking] = max(source.last_rank, depths.get(source.ranking, 0))
         return depths
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether a collection that was indexed without vectors will not do."""
+        return set(self.depths()) != {Ranking.SPARSE} or "dense" in self.filter
+
 
 class MiningConfig(Section):
     """One run: `pairs` are example files, whose own negatives are left behind; `output` is a folder of its own.

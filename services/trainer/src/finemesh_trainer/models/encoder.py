@@ -50,6 +50,10 @@ class Encoder(nn.Module):
             return Vectors(sentences, None)
         return Vectors(sentences, functional.normalize(self.token_head(states), dim=-1) * weights)
 
+    def token_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last states of all tokens of inputs [texts, tokens], without padding: [tokens of all, width]."""
+        return self.bert(input_ids, attention_mask).last_hidden_state[attention_mask > 0]
+
     def inputs(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, each [texts, tokens of the longest], of texts with their prompts."""
         encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
@@ -70,13 +74,24 @@ class Encoder(nn.Module):
 
 
 def truncating(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
-    """The tokenizer with the run's limit."""
+    """The tokenizer with a limit."""
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
 
 
 def token_head(states: int, width: int) -> nn.Linear:
-    """A head that starts as a random orthogonal projection: angles between states are kept as well as may be."""
+    """A head that starts as a random orthogonal projection; a training starts it from `principal_directions`."""
     head = nn.Linear(states, width, bias=False)
     nn.init.orthogonal_(head.weight)
     return head
+
+
+def principal_directions(states: Tensor, width: int) -> Tensor:
+    """The directions, [width, states' width], that keep most of the products of states [count, states' width].
+
+    The first eigenvectors of the second moments of the states at unit length, heaviest first: not centred, since
+    products are what MaxSim compares.
+    """
+    unit = functional.normalize(states, dim=-1)
+    _, vectors = torch.linalg.eigh(unit.T @ unit)
+    return vectors.flip(1)[:, :width].T
