@@ -14,6 +14,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 /// When to try again, by the gRPC specification (A6): milliseconds, negative for not at all.
 const PUSHBACK_METADATA: &str = "grpc-retry-pushback-ms";
 
+/// The longest message of a status: several times what our own sentences need, and well below what clients take of headers.
+const MAX_SENTENCE_BYTES: usize = 2048;
+
 /// What a refusal for load says of trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushback {
@@ -53,15 +56,32 @@ pub fn code_of(kind: ErrorKind) -> Code {
 /// The status of an error; `fields` says which parts of the request are wrong.
 #[must_use]
 pub fn status(kind: ErrorKind, message: &dyn Display, fields: Vec<FieldError>) -> Status {
+    let message = presentable(&message.to_string());
     if fields.is_empty() {
-        return Status::new(code_of(kind), message.to_string());
+        return Status::new(code_of(kind), message);
     }
     let violations: Vec<FieldViolation> = fields
         .into_iter()
-        .map(|field| FieldViolation::new(field.path, field.message))
+        .map(|field| FieldViolation::new(field.path, presentable(&field.message)))
         .collect();
     let details = ErrorDetails::with_bad_request(violations);
-    Status::with_error_details(code_of(kind), message.to_string(), details)
+    Status::with_error_details(code_of(kind), message, details)
+}
+
+/// What a message repeats of a request may be anything: it travels in a header, whose size is limited, and ends in somebody's log.
+fn presentable(message: &str) -> String {
+    let end = message.floor_char_boundary(MAX_SENTENCE_BYTES);
+    let shown = message[..end].chars();
+    let mut text: String = shown
+        .map(|character| match character.is_control() {
+            true => char::REPLACEMENT_CHARACTER,
+            false => character,
+        })
+        .collect();
+    if end < message.len() {
+        text.push('…');
+    }
+    text
 }
 
 /// The same status, which says when to try again, if there is something to say.
@@ -177,6 +197,20 @@ mod tests {
         let received = Status::from_header_map(&headers).unwrap();
         assert_eq!(fields_of(&received), fields);
         assert_eq!(kind_of(&received), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn what_a_message_repeats_is_bounded_and_cannot_forge_a_log() {
+        let long = "é".repeat(MAX_SENTENCE_BYTES);
+        let sent = status(ErrorKind::FailedPrecondition, &long, Vec::new());
+        assert_eq!(
+            sent.message(),
+            format!("{}…", "é".repeat(MAX_SENTENCE_BYTES / 2))
+        );
+        let fields = vec![FieldError::new("k", "a\r\nb")];
+        let sent = status(ErrorKind::InvalidArgument, &"c\0d", fields);
+        assert_eq!(sent.message(), "c\u{fffd}d");
+        assert_eq!(fields_of(&sent)[0].message, "a\u{fffd}\u{fffd}b");
     }
 
     #[test]

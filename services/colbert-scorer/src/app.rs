@@ -22,6 +22,9 @@ use crate::texts::{self, TextScores, Texts};
 /// What was scored is answered this much before the deadline: the thread that waits for it has to be woken, and the server ends the call
 /// at the deadline.
 const ANSWER_MARGIN: Duration = Duration::from_millis(2);
+/// Of more time this part of it, but no more than the longest: on a busy machine a thread is woken late.
+const ANSWER_MARGIN_SHARE: u32 = 10;
+const LONGEST_ANSWER_MARGIN: Duration = Duration::from_millis(20);
 
 /// The scorer of one store. Dropping it stops its background refresh.
 pub struct App {
@@ -146,7 +149,8 @@ impl App {
 /// When to stop, so that there is time to answer: half of what is left where that is little.
 fn before(deadline: Deadline) -> Deadline {
     let left = deadline.remaining(now()).unwrap_or_default();
-    let margin = ANSWER_MARGIN.min(left / 2);
+    let margin = (left / ANSWER_MARGIN_SHARE).clamp(ANSWER_MARGIN, LONGEST_ANSWER_MARGIN);
+    let margin = margin.min(left / 2);
     Deadline::new(
         deadline
             .instant()
@@ -165,7 +169,12 @@ mod tests {
             let deadline = Deadline::new(now() + left);
             deadline.instant() - before(deadline).instant()
         };
-        assert_eq!(stops_before(Duration::from_secs(1)), ANSWER_MARGIN);
+        assert_eq!(stops_before(Duration::from_secs(1)), LONGEST_ANSWER_MARGIN);
+        assert_eq!(
+            stops_before(Duration::from_millis(60)),
+            Duration::from_millis(6)
+        );
+        assert_eq!(stops_before(Duration::from_millis(10)), ANSWER_MARGIN);
         assert_eq!(
             stops_before(Duration::from_millis(3)),
             Duration::from_micros(1500)

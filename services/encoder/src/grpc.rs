@@ -68,7 +68,7 @@ impl App {
         if info.token_dimensions == 0 {
             return Err(without_token_vectors("expected_fingerprint", info).into());
         }
-        check_texts(&request.texts, true, info)?;
+        check_texts(&request.texts, false, info)?;
         let texts = bundle.tokens(request.texts, task).await?;
         Ok(TokenizeResponse {
             texts: texts

@@ -65,7 +65,7 @@ impl<C> Replicas<C> {
     where
         F: Future<Output = Result<T, CallError>>,
     {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = spread(self.turn.fetch_add(1, Ordering::Relaxed), holders.len());
         let first = self.nth(holders, turn).ok_or_else(|| self.nobody())?;
         match call(first).await {
             Err(error) if error.kind.is_retryable() && holders.len() > 1 => {
@@ -120,6 +120,14 @@ impl<C> Replicas<C> {
             .map(|(answer, before)| next_state(answer, before));
         ServiceView::new(self.service, replicas.collect())
     }
+}
+
+/// The place, of so many, where a turn begins: all of them equally often, whatever every how many turns is one's own. By counting alone a
+/// query that asks two shards would ask the same replica of each with every query. (Multiplicative hashing by the golden ratio, Knuth.)
+fn spread(turn: usize, places: usize) -> usize {
+    const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+    let hashed = (turn as u64).wrapping_mul(GOLDEN_RATIO);
+    ((u128::from(hashed) * places as u128) >> u64::BITS) as usize
 }
 
 impl Replicas<EncoderClient> {
@@ -303,6 +311,26 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_replica_gets_its_share_of_every_shard() {
+        for (every, of_shard) in [(1, 0), (2, 0), (2, 1), (3, 2), (8, 5)] {
+            for places in [1, 2, 3, 4] {
+                let mut calls = vec![0; places];
+                for query in 0..1200 {
+                    calls[spread(query * every + of_shard, places)] += 1;
+                }
+                let fair = 1200 / places;
+                assert!(
+                    calls
+                        .iter()
+                        .all(|count| *count * 10 > fair * 9 && *count * 10 < fair * 11),
+                    "{calls:?} of turns {of_shard}, {of_shard} + {every}, …"
+                );
+            }
+        }
+    }
+
     use crate::clients::{Fingerprints, Held};
 
     fn failed(kind: ErrorKind) -> Result<Described, CallError> {

@@ -14,9 +14,8 @@ use search_core::Deadline;
 /// Longest text; an encoder's limit, and many times what it reads.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
-/// Texts of one call: an encoder takes no more than it could give the token vectors of in one answer, and of a bundle that reads
-/// long texts that is one.
-const CALL_TEXTS: usize = 1;
+/// Texts of one call; the contract's limit.
+const CALL_TEXTS: usize = 1024;
 
 /// The tokens that have vectors.
 #[derive(Debug)]

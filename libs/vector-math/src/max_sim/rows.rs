@@ -114,7 +114,8 @@ impl<'a> TokenRows<'a> {
         if passage.blocks.is_empty() {
             return Ok(Vec::new());
         }
-        let matches = (0..query.tokens()).map(|token| passage.best_match(query, token));
+        let codes = passage.codes();
+        let matches = (0..query.tokens()).map(|token| best_match(query, token, &codes));
         Ok(matches.collect())
     }
 }
@@ -153,27 +154,38 @@ impl TokenPassage<'_> {
         Ok(score)
     }
 
-    fn best_match(&self, query: &TokenQuery, token: usize) -> TokenMatch {
+    /// The codes of its tokens one behind the other, [tokens, dimensions]: as blocks have them they are slow to look up one by one.
+    fn codes(&self) -> Vec<i8> {
         let tokens = self.blocks.len() / self.layout.block_bytes() * TokenLayout::BLOCK_TOKENS;
-        let dots = (0..tokens).map(|other| (other, self.dot(query, token, other)));
-        let (token_of_passage, dot) =
-            dots.fold(
-                (0, i32::MIN),
-                |best, next| {
-                    if next.1 > best.1 { next } else { best }
-                },
-            );
-        TokenMatch {
-            token: token_of_passage,
-            cosine: dot as f32 * query.scale(token),
-        }
+        let dimensions = self.layout.dimensions();
+        let of_token = |token| {
+            (0..dimensions).map(move |dimension| self.layout.code(self.blocks, token, dimension))
+        };
+        (0..tokens).flat_map(of_token).collect()
     }
+}
 
-    fn dot(&self, query: &TokenQuery, token: usize, other: usize) -> i32 {
-        let products = (0..self.layout.dimensions()).map(|dimension| {
-            i32::from(query.code(token, dimension))
-                * i32::from(self.layout.code(self.blocks, other, dimension))
-        });
-        products.sum()
+/// `codes`: those of the passage, [tokens, dimensions].
+fn best_match(query: &TokenQuery, token: usize, codes: &[i8]) -> TokenMatch {
+    let dimensions = query.layout().dimensions();
+    let own: Vec<i8> = (0..dimensions)
+        .map(|dimension| query.code(token, dimension))
+        .collect();
+    let dots = codes.chunks_exact(dimensions).map(|other| dot(&own, other));
+    let (place, largest) =
+        dots.enumerate().fold(
+            (0, i32::MIN),
+            |best, next| {
+                if next.1 > best.1 { next } else { best }
+            },
+        );
+    TokenMatch {
+        token: place,
+        cosine: largest as f32 * query.scale(token),
     }
+}
+
+fn dot(left: &[i8], right: &[i8]) -> i32 {
+    let products = left.iter().zip(right);
+    products.map(|(l, r)| i32::from(*l) * i32::from(*r)).sum()
 }

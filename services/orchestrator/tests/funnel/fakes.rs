@@ -349,7 +349,7 @@ impl EncoderService for Fake {
         };
         self.enter(call, &request, None, 0).await?;
         let request = request.into_inner();
-        if request.texts.len() > 1 {
+        if request.texts.len() > 1024 {
             return Err(Status::invalid_argument("texts"));
         }
         let words = |text: &String| encoder::TextTokens {
