@@ -502,7 +502,7 @@ async fn what_encode_refuses_tokenize_refuses() {
     let long = "x".repeat(65_537);
     let cases = [
         (tokenize(&[]), "texts"),
-        (tokenize(&["x"; 340]), "texts"),
+        (tokenize(&["x"; 1025]), "texts"),
         (tokenize(&["x", ""]), "texts[1]"),
         (tokenize(&[&long]), "texts[0]"),
         (

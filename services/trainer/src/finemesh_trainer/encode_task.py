@@ -54,8 +54,10 @@ class EncodeTask:
         self.teacher = load_cross_encoder(teacher) if teacher else None
         self.model = Encoder(run)
         truncating(self.model.tokenizer, run.texts.training_max_tokens or run.texts.max_tokens)
-        if self.model.token_head is not None:
-            self.start_token_head(self.model.token_head)
+        head = self.model.token_head
+        # A head that is wider than the states keeps all products as it is.
+        if head is not None and head.out_features <= head.in_features:
+            self.start_token_head(head)
 
     def start_token_head(self, head: nn.Linear) -> None:
         """Sets the head to what loses least of the base's own token vectors, over passages from all of the examples."""
