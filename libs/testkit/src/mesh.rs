@@ -28,6 +28,9 @@ use crate::corpus::Document;
 use crate::hosting::Hosted;
 use crate::{HashEncoder, Judge};
 
+/// Lines of one message, less than the contract's limit.
+const MESSAGE_LINES: usize = 1000;
+
 /// The collection that a mesh starts with.
 pub const COLLECTION: &str = "test";
 
@@ -290,20 +293,26 @@ impl Mesh {
         settings: IndexSettings,
         lines: Vec<Vec<u8>>,
     ) -> Result<IndexOutcome, Status> {
-        let first = IndexRequest {
+        let settings = IndexRequest {
             part: Some(index_request::Part::Settings(settings)),
         };
-        let file = Lines {
-            file: "test.jsonl".to_owned(),
-            first_line: 1,
-            lines,
-        };
-        let second = IndexRequest {
-            part: Some(index_request::Part::Lines(file)),
-        };
+        let mut requests = vec![settings];
+        let mut first_line = 1;
+        for lines in lines.chunks(MESSAGE_LINES) {
+            let part = Lines {
+                file: "test.jsonl".to_owned(),
+                first_line,
+                lines: lines.to_vec(),
+            };
+            first_line += lines.len() as u64;
+            requests.push(IndexRequest {
+                part: Some(index_request::Part::Lines(part)),
+            });
+        }
+        requests.push(end_of_lines());
         let mut events = self
             .index_client()
-            .index(tokio_stream::iter([first, second, end_of_lines()]))
+            .index(tokio_stream::iter(requests))
             .await?
             .into_inner();
         let mut outcome = IndexOutcome::default();

@@ -161,6 +161,10 @@ fn stages_come_and_go_without_the_documents() {
         (&3.into(), &0.into())
     );
     assert_eq!(ids(&mesh.json(&search))[0], "deadline");
+    // The snapshot before has vectors, and is not asked.
+    stages("sparse");
+    let (_, message) = mesh.fails(&search);
+    assert!(message.contains("vectors"), "{message}");
 
     for (collection, stages, expected) in [
         ("small", "dense", "stages: must include sparse"),
