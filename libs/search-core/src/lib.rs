@@ -3,7 +3,9 @@
 //! everything here is tested in virtual time.
 
 pub mod address;
+pub mod budget;
 pub mod collection;
+pub mod cost;
 pub mod deadline;
 pub mod error;
 pub mod filter;
@@ -16,7 +18,9 @@ pub mod rerank;
 pub mod score;
 
 pub use address::Address;
+pub use budget::{Budget, Grant, StageShare};
 pub use collection::{CollectionName, CollectionNameError, SnapshotId, shard_of};
+pub use cost::{CostModel, CostPrior};
 pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
