@@ -140,7 +140,7 @@ async fn search_requests_are_checked_field_by_field() {
         ),
         (
             SearchRequest {
-                budget_ms: 600_001,
+                budget_ms: Some(600_001),
                 ..good()
             },
             Code::InvalidArgument,

@@ -29,6 +29,7 @@ fn options(judge: Option<Judge>) -> MeshOptions {
         rerank: Some(RawHeadPart {
             window: Some(WINDOW as u32),
             weight: Some(1.0),
+            ..RawHeadPart::default()
         }),
         ..RawPipeline::default()
     };
@@ -215,7 +216,7 @@ async fn when_the_time_is_up_what_was_read_counts_and_the_rest_stays_below_in_it
     let mesh = mesh.restart_with(|options| options.judge = Some(judge));
     let mesh = mesh.await.unwrap();
     let in_time = SearchRequest {
-        budget_ms: 2000,
+        budget_ms: Some(2000),
         ..asked("full")
     };
     let answer = mesh.ask(in_time).await.unwrap();

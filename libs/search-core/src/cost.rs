@@ -22,8 +22,15 @@ pub struct CostPrior {
     pub fixed: Duration,
     /// For each item.
     pub per_item: Duration,
-    /// How many items are usual, more than 0.
-    pub usual_items: f64,
+}
+
+impl CostPrior {
+    fn line(self) -> Line {
+        Line {
+            fixed: self.fixed.as_secs_f64(),
+            per_item: self.per_item.as_secs_f64(),
+        }
+    }
 }
 
 /// A running estimate.
@@ -37,7 +44,7 @@ pub struct CostModel {
     /// Variance of the items, covariance of both.
     variance: f64,
     covariance: f64,
-    /// Mean deviation from what was expected, by it.
+    /// Mean deviation from what was expected, by the greater of both: 0 to 1, so that one surprise is not remembered for ever.
     spread: f64,
 }
 
@@ -51,11 +58,10 @@ struct Line {
 impl CostModel {
     /// Knows nothing but this.
     pub fn new(prior: CostPrior) -> Self {
-        let items = prior.usual_items.max(1.0);
         Self {
             observations: PRIOR_OBSERVATIONS,
-            items,
-            seconds: prior.fixed.as_secs_f64() + prior.per_item.as_secs_f64() * items,
+            items: 0.0,
+            seconds: 0.0,
             variance: 0.0,
             covariance: 0.0,
             spread: 0.0,
@@ -68,12 +74,17 @@ impl CostModel {
         if !(items > 0.0 && items.is_finite()) {
             return;
         }
+        if self.items == 0.0 {
+            // The prior is taken for observations of as many items: where it lies says nothing of the slope.
+            (self.items, self.seconds) = (items, self.prior.line().at(items));
+        }
         let seconds = took.as_secs_f64();
         let expected = self.line().at(items);
         self.observations += 1.0;
         let weight = NEWEST_WEIGHT.max(1.0 / self.observations);
-        if expected > 0.0 {
-            let deviation = (seconds - expected).abs() / expected;
+        let greater = seconds.max(expected);
+        if greater > 0.0 {
+            let deviation = (seconds - expected).abs() / greater;
             self.spread += weight * (deviation - self.spread);
         }
         let (item_step, second_step) = (items - self.items, seconds - self.seconds);
@@ -102,14 +113,17 @@ impl CostModel {
     }
 
     fn line(&self) -> Line {
-        let prior_at_mean =
-            self.prior.fixed.as_secs_f64() + self.prior.per_item.as_secs_f64() * self.items;
+        let prior = self.prior.line();
+        if self.items == 0.0 {
+            return prior;
+        }
+        let prior_at_mean = prior.at(self.items);
         let scale = if prior_at_mean > 0.0 {
             self.seconds / prior_at_mean
         } else {
             0.0
         };
-        let scaled_slope = self.prior.per_item.as_secs_f64() * scale;
+        let scaled_slope = prior.per_item * scale;
         let ridge = RIDGE * self.items * self.items;
         let slope = (self.covariance + ridge * scaled_slope) / (self.variance + ridge);
         // Neither part of a cost is negative.
@@ -139,7 +153,6 @@ mod tests {
     const PRIOR: CostPrior = CostPrior {
         fixed: Duration::from_millis(2),
         per_item: Duration::from_millis(1),
-        usual_items: 20.0,
     };
 
     fn millis(duration: Duration) -> f64 {

@@ -15,6 +15,7 @@ pub mod held;
 pub mod query;
 pub mod report;
 pub mod rerank;
+pub mod routing;
 pub mod score;
 
 pub use address::Address;

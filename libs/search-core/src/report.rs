@@ -52,6 +52,37 @@ pub enum StageReason {
     NotConfigured,
     /// The service failed, or gave an answer that breaks the contract.
     Fault,
+    /// The query was found not to need it.
+    Routed,
+    /// The head of the ranking was found to be decided without it.
+    Gated,
+}
+
+impl StageReason {
+    /// Its name, as in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::ShardMissing => "shard_missing",
+            Self::SnapshotMissing => "snapshot_missing",
+            Self::ModelMismatch => "model_mismatch",
+            Self::DamagedSegment => "damaged_segment",
+            Self::Depth => "depth",
+            Self::Size => "size",
+            Self::NotIndexed => "not_indexed",
+            Self::NotConfigured => "not_configured",
+            Self::Fault => "fault",
+            Self::Routed => "routed",
+            Self::Gated => "gated",
+        }
+    }
+
+    /// Whether it is a decision: the stage is left out of a whole answer, and nothing is missing.
+    pub const fn is_decision(self) -> bool {
+        matches!(self, Self::Routed | Self::Gated)
+    }
 }
 
 /// What one stage did for one answer.
@@ -79,6 +110,10 @@ pub struct StageReport {
     pub wall_us: u64,
     /// From the request's arrival to the stage's start, microseconds.
     pub start_us: u64,
+    /// Time that the stage was given, microseconds; 0 where it was given no limit of its own.
+    pub granted_us: u64,
+    /// What it was expected to take for the candidates that it was given, microseconds; 0 where its cost is not learnt.
+    pub expected_us: u64,
 }
 
 impl StageReport {
@@ -96,12 +131,15 @@ impl StageReport {
             compute_us: 0,
             wall_us: 0,
             start_us: 0,
+            granted_us: 0,
+            expected_us: 0,
         }
     }
 
     /// Whether the answer is less than was asked for because of this stage.
     pub fn is_degraded(&self) -> bool {
-        self.status != StageStatus::Complete && self.reason.is_some()
+        let is_trouble = |reason: StageReason| !reason.is_decision();
+        self.status != StageStatus::Complete && self.reason.is_some_and(is_trouble)
     }
 }
 
@@ -116,6 +154,9 @@ mod tests {
         report.status = StageStatus::Partial;
         report.reason = Some(StageReason::DamagedSegment);
         assert!(report.is_degraded());
+        report.reason = Some(StageReason::Routed);
+        assert!(!report.is_degraded());
+        report.reason = Some(StageReason::DamagedSegment);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             (&json["status"], &json["reason"]),

@@ -369,6 +369,8 @@ pub fn report_to_wire(report: &StageReport) -> search::StageReport {
         compute_us: report.compute_us,
         wall_us: report.wall_us,
         start_us: report.start_us,
+        granted_us: report.granted_us,
+        expected_us: report.expected_us,
     }
 }
 
@@ -394,6 +396,8 @@ const fn reason_to_wire(reason: StageReason) -> search::StageReason {
         StageReason::Size => search::StageReason::Size,
         StageReason::NotIndexed => search::StageReason::NotIndexed,
         StageReason::NotConfigured => search::StageReason::NotConfigured,
+        StageReason::Routed => search::StageReason::Routed,
+        StageReason::Gated => search::StageReason::Gated,
         StageReason::Fault => search::StageReason::Fault,
     }
 }
@@ -603,6 +607,8 @@ mod tests {
             R::Size,
             R::NotIndexed,
             R::NotConfigured,
+            R::Routed,
+            R::Gated,
             R::Fault,
         ] {
             let report = wire(StageStatus::Partial, Some(reason));

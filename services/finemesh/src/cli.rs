@@ -170,6 +170,17 @@ pub(crate) struct FusionArgs {
     pub(crate) rank_constant: Option<u32>,
 }
 
+/// What may be left out of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoutingArg {
+    /// As the pipeline says
+    Auto,
+    /// Nothing
+    AllStages,
+    /// All but the sparse stage
+    SparseOnly,
+}
+
 /// Names of the fusion methods on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FusionMethodArg {
@@ -210,9 +221,15 @@ pub(crate) struct SearchArgs {
     /// Show how each hit's score came about, and what each word matched where the pipeline matches tokens
     #[arg(long)]
     pub(crate) explain: bool,
-    /// Milliseconds for the whole answer
-    #[arg(long, default_value_t = 0)]
-    pub(crate) budget_ms: u32,
+    /// Milliseconds for the whole answer; the pipeline's budget counts where it is less
+    #[arg(long)]
+    pub(crate) budget_ms: Option<u32>,
+    /// Fail where a shard is missing
+    #[arg(long)]
+    pub(crate) require_full_coverage: bool,
+    /// Whether stages may be left out that the query does not need
+    #[arg(long, value_enum, default_value_t = RoutingArg::Auto)]
+    pub(crate) routing: RoutingArg,
     /// Print the answer as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,11 +1,11 @@
 //! The stable JSON of `--json`; documented in the README.
 
 use search_proto::search::{
-    Hit, ScoreTrail, SearchResponse, StageReason, StageReport, StageStatus, TokenMatch,
+    Hit, ScoreScale, ScoreTrail, SearchResponse, StageReason, StageReport, StageStatus, TokenMatch,
 };
 use serde_json::{Value, json};
 
-/// `{"hits": […], "stages": […], "degraded": …, "snapshot": …, "wall_us": …, "pipeline": …}`
+/// `{"hits": […], "stages": […], "degraded": …, "snapshot": …, "wall_us": …, "pipeline": …, "score_scale": …}`
 pub(crate) fn search_answer(response: &SearchResponse) -> Value {
     json!({
         "hits": response.hits.iter().map(hit).collect::<Vec<_>>(),
@@ -14,7 +14,21 @@ pub(crate) fn search_answer(response: &SearchResponse) -> Value {
         "snapshot": response.snapshot.as_ref().map(|snapshot| snapshot.number),
         "wall_us": response.wall_us,
         "pipeline": response.pipeline,
+        "score_scale": scale_name(response.score_scale()),
     })
+}
+
+/// The word for a scale.
+const fn scale_name(scale: ScoreScale) -> Option<&'static str> {
+    match scale {
+        ScoreScale::Unspecified => None,
+        ScoreScale::Bm25 => Some("bm25"),
+        ScoreScale::Cosine => Some("cosine"),
+        ScoreScale::MinMax => Some("min_max"),
+        ScoreScale::ZScore => Some("z_score"),
+        ScoreScale::Rrf => Some("rrf"),
+        ScoreScale::Dbsf => Some("dbsf"),
+    }
 }
 
 fn hit(hit: &Hit) -> Value {
@@ -82,6 +96,8 @@ fn stage(report: &StageReport) -> Value {
         "compute_us": report.compute_us,
         "wall_us": report.wall_us,
         "start_us": report.start_us,
+        "granted_us": report.granted_us,
+        "expected_us": report.expected_us,
     })
 }
 
@@ -111,6 +127,8 @@ pub(crate) fn reason_name(reason: StageReason) -> Option<&'static str> {
         StageReason::Size => Some("size"),
         StageReason::NotIndexed => Some("not_indexed"),
         StageReason::NotConfigured => Some("not_configured"),
+        StageReason::Routed => Some("routed"),
+        StageReason::Gated => Some("gated"),
         StageReason::Fault => Some("fault"),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::SearchError;
-use crate::funnel::{Answer, Run, within};
+use crate::funnel::{Answer, Listener, Run, within};
 use crate::peers::{Mesh, Peers};
 use crate::placement::{Placement, View};
 use crate::plan::{HeadStage, Pipeline, Pipelines, Plan, Request, VectorStage};
@@ -61,7 +61,12 @@ impl App {
         self.mesh.view()
     }
 
-    pub(crate) async fn search(&self, request: Request) -> Result<Answer, SearchError> {
+    /// The answer. A listener is told of what there is on the way to it.
+    pub(crate) async fn search(
+        &self,
+        request: Request,
+        listener: Option<&Listener>,
+    ) -> Result<Answer, SearchError> {
         let plan = Plan::new(request, &self.pipelines)?;
         let span = tracing::info_span!(
             "search",
@@ -72,43 +77,42 @@ impl App {
             degraded = tracing::field::Empty,
         );
         tracing::debug!(parent: &span, query = plan.request.query, "searching");
-        let answer = self.within_deadline(&plan).instrument(span.clone()).await?;
+        let answer = within(plan.request.deadline, self.answer(&plan, listener));
+        let answer = answer.instrument(span.clone()).await?;
         span.record("snapshot", answer.snapshot.number);
         span.record("degraded", answer.is_degraded());
         Ok(answer)
     }
 
-    async fn within_deadline(&self, plan: &Plan) -> Result<Answer, SearchError> {
-        within(plan.request.deadline, self.answer(plan)).await
-    }
-
     /// Replicas retire snapshots while queries are on their way: one that met this is placed and run once more.
-    async fn answer(&self, plan: &Plan) -> Result<Answer, SearchError> {
+    async fn answer(
+        &self,
+        plan: &Plan,
+        listener: Option<&Listener>,
+    ) -> Result<Answer, SearchError> {
         let placement = self
             .mesh
             .place(&plan.request.collection, plan.wants())
             .await?;
-        match self.run(plan, &placement).await {
+        match self.run(plan, &placement).answer(listener).await {
             Err(error) if error.is_stale_snapshot() => {
                 tracing::debug!(%error, snapshot = %placement.snapshot, "looking for a newer snapshot");
                 let fresh = self
                     .mesh
                     .place_fresh(&plan.request.collection, plan.wants())
                     .await?;
-                self.run(plan, &fresh).await
+                self.run(plan, &fresh).answer(listener).await
             }
             outcome => outcome,
         }
     }
 
-    async fn run(&self, plan: &Plan, placement: &Placement) -> Result<Answer, SearchError> {
+    fn run<'a>(&'a self, plan: &'a Plan, placement: &'a Placement) -> Run<'a> {
         Run {
             mesh: &self.mesh,
             plan,
             placement,
         }
-        .answer()
-        .await
     }
 }
 

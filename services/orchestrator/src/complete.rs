@@ -6,15 +6,15 @@
 //! Where a score cannot be had (a damaged segment, a replica that failed), the lowest score that the leg gave stands for it, and the
 //! stage says so.
 
-use crate::clients::{Encoded, Scored};
+use crate::clients::{Encoded, Scored, Target};
 use crate::documents::PassageRef;
 use crate::error::{CallError, SearchError};
-use crate::funnel::{Run, StageWatch};
+use crate::funnel::{BudgetStage, Run, StageWatch, within};
 use crate::plan::Leg;
 use crate::retrieve::LegList;
 use crate::scores::{ShardAnswer, ask_shards};
 use futures::future::try_join_all;
-use search_core::{Address, Score, StageReport};
+use search_core::{Address, Deadline, Score, StageReport};
 use tracing::Instrument;
 
 /// Candidates of all legs; arrays are parallel to `passages`.
@@ -147,7 +147,10 @@ impl Run<'_> {
         let mut pool = Pool::new(lists);
         watch.report.candidates_in = pool.passages.len() as u64;
         let span = tracing::info_span!("complete", candidates = pool.passages.len());
-        self.fill(&mut pool, encoded, &mut watch)
+        // There is a ranking without it: of too little time it uses what there is.
+        let grant = self.grant(BudgetStage::Complete);
+        let deadline = watch.grant(grant).unwrap_or_else(|_| self.end_of_stages());
+        self.fill(&mut pool, encoded, deadline, &mut watch)
             .instrument(span)
             .await?;
         if is_guarded {
@@ -169,12 +172,13 @@ impl Run<'_> {
         self,
         pool: &mut Pool,
         encoded: Option<&Encoded>,
+        deadline: Option<Deadline>,
         watch: &mut StageWatch,
     ) -> Result<(), SearchError> {
         let asked = pool
             .legs
             .iter()
-            .map(|leg| self.ask(leg, &pool.passages, encoded));
+            .map(|leg| self.ask(leg, &pool.passages, encoded, deadline));
         let answers = try_join_all(asked).await?;
         let mut excluded = Vec::new();
         for (leg, answers) in pool.legs.iter_mut().zip(answers) {
@@ -192,13 +196,18 @@ impl Run<'_> {
         leg: &LegScores,
         passages: &[PassageRef],
         encoded: Option<&Encoded>,
+        deadline: Option<Deadline>,
     ) -> Result<Vec<ShardAnswer>, SearchError> {
         let missing = leg
             .missing()
             .into_iter()
             .map(|position| (position, passages[position]));
         let score = |shard, addresses: Vec<Address>| async move {
-            self.score(leg.leg, shard, &addresses, encoded).await
+            let target = Target {
+                deadline,
+                ..self.target(shard)
+            };
+            within(deadline, self.score(leg.leg, target, &addresses, encoded)).await
         };
         let answers = ask_shards(missing, usize::MAX, score).await.into_iter();
         answers
@@ -217,11 +226,11 @@ impl Run<'_> {
     async fn score(
         self,
         leg: Leg,
-        shard: u32,
+        target: Target<'_>,
         addresses: &[Address],
         encoded: Option<&Encoded>,
     ) -> Result<Scored, SearchError> {
-        let target = self.target(shard);
+        let shard = target.shard;
         let scored: Result<Scored, CallError> = match (leg, encoded) {
             (Leg::Dense, Some(encoded)) => {
                 let holders = self.placement.dense.of_shard(shard);

@@ -3,7 +3,9 @@
 mod pipeline;
 
 pub(crate) use pipeline::RANK_CONSTANTS;
-pub use pipeline::{RawFusion, RawHeadPart, RawMethod, RawPipeline, RawStage};
+pub use pipeline::{
+    RawFusion, RawHeadPart, RawMethod, RawPipeline, RawRequired, RawRouting, RawStage,
+};
 
 use crate::plan::{HeadStage, Pipelines};
 use serde::{Deserialize, Serialize};
@@ -144,6 +146,28 @@ mod tests {
             rescore: Some(RawHeadPart::new(1001, f64::NAN)),
             late_interaction: Some(RawHeadPart::new(1, 2.0)),
             rerank: Some(RawHeadPart::new(0, 1.1)),
+            budget_ms: 0,
+            required: vec![RawRequired::Dense, RawRequired::Sparse],
+            routing: RawRouting {
+                lexical_share: Some(0.0),
+                sparse_margin: Some(f64::NAN),
+            },
+        };
+        let hasty = RawPipeline {
+            stages: vec![RawStage::Dense],
+            rescore: Some(RawHeadPart {
+                floor: Some(101),
+                share: Some(f64::INFINITY),
+                min_ms: Some(60),
+                gate_margin: Some(-1.0),
+                ..RawHeadPart::default()
+            }),
+            rerank: Some(RawHeadPart {
+                min_ms: Some(50),
+                ..RawHeadPart::default()
+            }),
+            budget_ms: 100,
+            ..RawPipeline::default()
         };
         let deep = RawPipeline {
             stages: vec![RawStage::Sparse],
@@ -161,6 +185,7 @@ mod tests {
         };
         raw.pipelines.insert("defaults".to_owned(), defaults);
         raw.pipelines.insert("deep".to_owned(), deep);
+        raw.pipelines.insert("hasty".to_owned(), hasty);
         raw.pipelines.insert("wrong".to_owned(), wrong);
         let expected = [
             "orchestrator.describe_interval_ms",
@@ -169,6 +194,10 @@ mod tests {
             "orchestrator.pipelines.deep.rescore.weight",
             "orchestrator.pipelines.deep.rerank.window",
             "orchestrator.pipelines.defaults.late_interaction.window",
+            "orchestrator.pipelines.hasty.rescore.floor",
+            "orchestrator.pipelines.hasty.rescore.gate_margin",
+            "orchestrator.pipelines.hasty.rescore.share",
+            "orchestrator.pipelines.hasty.budget_ms",
             "orchestrator.pipelines.wrong.stages",
             "orchestrator.pipelines.wrong.retrieve_depth",
             "orchestrator.pipelines.wrong.fusion.alpha",
@@ -178,6 +207,12 @@ mod tests {
             "orchestrator.pipelines.wrong.late_interaction.weight",
             "orchestrator.pipelines.wrong.rerank.window",
             "orchestrator.pipelines.wrong.rerank.weight",
+            "orchestrator.pipelines.wrong.rerank.floor",
+            "orchestrator.pipelines.wrong.required[1]",
+            "orchestrator.pipelines.wrong.routing.lexical_share",
+            "orchestrator.pipelines.wrong.routing.sparse_margin",
+            "orchestrator.pipelines.wrong.budget_ms",
+            "orchestrator.pipelines.wrong.budget_ms",
         ];
         assert_eq!(problems_of(raw), expected);
     }

@@ -47,6 +47,13 @@ pub(crate) struct EncodingBeside<'a> {
 }
 
 impl EncodingBeside<'_> {
+    /// The report where nobody waits for it, since what it is for is not needed.
+    pub(crate) fn left_out(self, reason: StageReason) -> StageReport {
+        let mut watch = self.watch;
+        watch.lessen(StageStatus::Skipped, reason);
+        watch.end()
+    }
+
     /// The report and what came of it by the deadline.
     pub(crate) async fn by(self, deadline: Option<Deadline>) -> (StageReport, Outcome) {
         let ended = within(deadline, async { Ok(self.ended.await) }).await;
@@ -100,7 +107,7 @@ impl<'a> Run<'a> {
     /// A call that is ready to run beside the retrieval.
     pub(crate) fn encode_beside(self, encoding: Encoding<'a>) -> EncodingBeside<'a> {
         let ended = async move {
-            let (report, encoded) = self.encode(encoding).await;
+            let (report, encoded) = self.encode(encoding, self.end_of_stages()).await;
             let stage = encoding.stage;
             let warn = |error: &SearchError| tracing::warn!(stage, %error, "answering without what it is for");
             let outcome = encoded.inspect_err(warn).map_err(|error| error.reason());
@@ -116,10 +123,11 @@ impl<'a> Run<'a> {
     pub(crate) async fn encode(
         self,
         encoding: Encoding<'_>,
+        deadline: Option<Deadline>,
     ) -> (StageReport, Result<Encoded, SearchError>) {
         let mut watch = self.begin(encoding.stage);
         let encoded = self
-            .call_encoder(encoding)
+            .call_encoder(encoding, deadline)
             .instrument(tracing::info_span!("encode", stage = encoding.stage))
             .await
             .map_err(SearchError::from);
@@ -136,15 +144,19 @@ impl<'a> Run<'a> {
     }
 
     /// An encoder that refuses to give the tokens' vectors is asked for the other one, where it is searched by: that needs no more.
-    async fn call_encoder(self, encoding: Encoding<'_>) -> Result<Encoded, CallError> {
+    async fn call_encoder(
+        self,
+        encoding: Encoding<'_>,
+        deadline: Option<Deadline>,
+    ) -> Result<Encoded, CallError> {
         let can_do_without_tokens = encoding.with_tokens && encoding.stage == ENCODE_STAGE;
-        match self.call_for(encoding).await {
+        match self.call_for(encoding, deadline).await {
             Err(error) if can_do_without_tokens && error.kind == ErrorKind::InvalidArgument => {
                 let without = Encoding {
                     with_tokens: false,
                     ..encoding
                 };
-                let encoded = self.call_for(without).await?;
+                let encoded = self.call_for(without, deadline).await?;
                 Ok(Encoded {
                     tokens: Some(Err(error)),
                     ..encoded
@@ -154,7 +166,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn call_for(self, encoding: Encoding<'_>) -> Result<Encoded, CallError> {
+    async fn call_for(
+        self,
+        encoding: Encoding<'_>,
+        deadline: Option<Deadline>,
+    ) -> Result<Encoded, CallError> {
         let (encoders, fingerprint) = match self.mesh.encoders_of(encoding.index) {
             Some(encoders) => (encoders, encoding.index),
             None => (self.mesh.encoder.everyone(), ""),
@@ -165,7 +181,6 @@ impl<'a> Run<'a> {
             fingerprint,
             with_tokens: encoding.with_tokens,
         };
-        let deadline = self.plan.request.deadline;
         let encoder = &self.mesh.encoder;
         encoder
             .call(&encoders, |client| client.encode(wish, deadline))

@@ -29,6 +29,39 @@ pub(crate) enum SearchError {
     /// The time is spent.
     #[error("the deadline has passed")]
     DeadlineExceeded,
+    /// The answer would lack a stage that the pipeline requires.
+    #[error("the pipeline requires the stage {stage}: {}", reason.as_str())]
+    RequiredStage { stage: String, reason: StageReason },
+    /// The answer would lack shards, and the request wants none to be missing.
+    #[error(
+        "full coverage is required, and {answered} of {asked} shards answered the stage {stage}: {}",
+        reason.as_str()
+    )]
+    Coverage {
+        stage: String,
+        asked: u32,
+        answered: u32,
+        reason: StageReason,
+    },
+}
+
+/// The status of an answer that had to have what it lacks for this reason.
+fn kind_of(reason: StageReason) -> ErrorKind {
+    match reason {
+        StageReason::Deadline => ErrorKind::DeadlineExceeded,
+        StageReason::Overloaded | StageReason::Size => ErrorKind::ResourceExhausted,
+        StageReason::ModelMismatch | StageReason::NotIndexed | StageReason::NotConfigured => {
+            ErrorKind::FailedPrecondition
+        }
+        StageReason::DamagedSegment => ErrorKind::DataLoss,
+        StageReason::Fault => ErrorKind::Internal,
+        StageReason::Unavailable
+        | StageReason::ShardMissing
+        | StageReason::SnapshotMissing
+        | StageReason::Depth
+        | StageReason::Routed
+        | StageReason::Gated => ErrorKind::Unavailable,
+    }
 }
 
 impl SearchError {
@@ -40,6 +73,7 @@ impl SearchError {
             Self::ModelMismatch { .. } => ErrorKind::FailedPrecondition,
             Self::Call(error) => error.kind,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::RequiredStage { reason, .. } | Self::Coverage { reason, .. } => kind_of(*reason),
         }
     }
 
@@ -52,7 +86,11 @@ impl SearchError {
                 vec![FieldError::new("collection", "does not exist")]
             }
             Self::Call(error) => error.fields.clone(),
-            Self::Place(_) | Self::ModelMismatch { .. } | Self::DeadlineExceeded => Vec::new(),
+            Self::Place(_)
+            | Self::ModelMismatch { .. }
+            | Self::DeadlineExceeded
+            | Self::RequiredStage { .. }
+            | Self::Coverage { .. } => Vec::new(),
         }
     }
 
@@ -62,7 +100,7 @@ impl SearchError {
         matches!(self, Self::Call(error) if error.service.is_retriever() && kinds.contains(&error.kind))
     }
 
-    /// Whether an answer without this stage is better than none: the fault is the stage's, and there is time left.
+    /// Whether an answer without this stage is better than none: the fault is the stage's.
     pub(crate) fn may_degrade(&self) -> bool {
         match self.kind() {
             ErrorKind::Unavailable
@@ -70,11 +108,11 @@ impl SearchError {
             | ErrorKind::DataLoss
             | ErrorKind::Cancelled
             | ErrorKind::Unimplemented
+            | ErrorKind::DeadlineExceeded
             | ErrorKind::Internal => true,
-            ErrorKind::InvalidArgument
-            | ErrorKind::NotFound
-            | ErrorKind::FailedPrecondition
-            | ErrorKind::DeadlineExceeded => false,
+            ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::FailedPrecondition => {
+                false
+            }
         }
     }
 
@@ -83,6 +121,7 @@ impl SearchError {
         match (self, self.kind()) {
             (Self::Place(error), _) => error.reason(),
             (Self::ModelMismatch { .. }, _) => StageReason::ModelMismatch,
+            (Self::RequiredStage { reason, .. } | Self::Coverage { reason, .. }, _) => *reason,
             (_, ErrorKind::DeadlineExceeded) => StageReason::Deadline,
             (_, ErrorKind::ResourceExhausted) => StageReason::Overloaded,
             (_, ErrorKind::Unavailable) => StageReason::Unavailable,
@@ -148,6 +187,17 @@ pub(crate) struct CallError {
 }
 
 impl CallError {
+    /// There is no replica to call.
+    pub(crate) fn nobody(service: Service) -> Self {
+        Self {
+            service,
+            replica: "no address".to_owned(),
+            kind: ErrorKind::Unavailable,
+            message: "no replica holds what is asked for".to_owned(),
+            fields: Vec::new(),
+        }
+    }
+
     /// The answer would not fit into a message; a service that refuses for load names no field.
     pub(crate) fn is_too_large(&self) -> bool {
         self.kind == ErrorKind::ResourceExhausted
@@ -164,12 +214,6 @@ pub(crate) enum PlaceError {
     Refused(RefusedCollection),
     #[error("no {} can be reached", .0.name())]
     NoReplica(Service),
-    #[error("no {} holds shard {shard} of collection {collection}", service.name())]
-    ShardMissing {
-        service: Service,
-        collection: CollectionName,
-        shard: u32,
-    },
     #[error("no snapshot of collection {0} is held by every stage")]
     NoCommonSnapshot(CollectionName),
     #[error(
@@ -184,9 +228,7 @@ impl PlaceError {
             Self::UnknownCollection(_) => ErrorKind::NotFound,
             Self::Refused(refused) if refused.may_pass => ErrorKind::Unavailable,
             Self::Refused(_) => ErrorKind::DataLoss,
-            Self::NoReplica(_) | Self::ShardMissing { .. } | Self::NoCommonSnapshot(_) => {
-                ErrorKind::Unavailable
-            }
+            Self::NoReplica(_) | Self::NoCommonSnapshot(_) => ErrorKind::Unavailable,
             Self::NoVectors(_) => ErrorKind::FailedPrecondition,
         }
     }
@@ -194,7 +236,6 @@ impl PlaceError {
     pub(crate) fn reason(&self) -> StageReason {
         match self {
             Self::NoReplica(_) => StageReason::Unavailable,
-            Self::ShardMissing { .. } => StageReason::ShardMissing,
             Self::Refused(refused) if !refused.may_pass => StageReason::DamagedSegment,
             Self::UnknownCollection(_) | Self::Refused(_) | Self::NoCommonSnapshot(_) => {
                 StageReason::SnapshotMissing

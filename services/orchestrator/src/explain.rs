@@ -12,6 +12,7 @@ use crate::funnel::{Hit, Ranked, Run, StageWatch, TokenMatch, within};
 use crate::tokens::Tokens;
 use futures::future::join_all;
 use search_core::{Address, Deadline, StageReason, StageReport, StageStatus};
+use service_kit::now;
 use tracing::Instrument;
 
 /// The stage, in reports.
@@ -41,6 +42,12 @@ struct ShardMatches {
 }
 
 impl Run<'_> {
+    fn half_of_time_left(self) -> Option<Deadline> {
+        let (deadline, now) = (self.plan.request.deadline?, now());
+        let left = deadline.remaining(now).unwrap_or_default();
+        Deadline::after(now, left / 2)
+    }
+
     /// Fills in the matches of the hits that late interaction scored. None: there is nothing to explain.
     pub(crate) async fn explain(self, ranked: &Ranked, hits: &mut [Hit]) -> Option<StageReport> {
         let encoded = ranked.matched_with.as_deref()?;
@@ -60,7 +67,7 @@ impl Run<'_> {
         }
         let asked = Asked {
             query,
-            deadline: self.part_of_time_left(|left| left / 2),
+            deadline: self.half_of_time_left(),
         };
         let span = tracing::info_span!("explain", hits = hits.len());
         let explained = self.explain_hits(asked, &mut hits, &mut watch);

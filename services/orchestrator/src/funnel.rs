@@ -7,15 +7,16 @@ use crate::error::SearchError;
 use crate::head::Head;
 use crate::peers::Mesh;
 use crate::placement::Placement;
-use crate::plan::{Plan, VectorStage};
+use crate::plan::{Leg, Plan, VectorStage};
 use crate::ranking::Ranking;
-use search_core::Address;
-use search_core::micros;
-use search_core::{Deadline, SnapshotId, StageReason, StageReport, StageStatus};
+use search_core::fusion::Method;
+use search_core::{Address, micros};
+use search_core::{Deadline, Grant, SnapshotId, StageReason, StageReport, StageStatus};
 use service_kit::now;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -24,7 +25,18 @@ pub(crate) struct Answer {
     pub(crate) stages: Vec<StageReport>,
     pub(crate) snapshot: SnapshotId,
     pub(crate) pipeline: String,
+    pub(crate) scale: Scale,
 }
+
+/// What the scores of an answer are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scale {
+    Of(Leg),
+    Fused(Method),
+}
+
+/// Who wants to know what there is so far.
+pub(crate) type Listener = UnboundedSender<Answer>;
 
 impl Answer {
     pub(crate) fn is_degraded(&self) -> bool {
@@ -134,6 +146,10 @@ pub(crate) struct Ranked {
     /// The query as its tokens were matched, where they were.
     pub(crate) matched_with: Option<Arc<Encoded>>,
     pub(crate) reports: Vec<StageReport>,
+    /// The sparse leg alone answers.
+    pub(crate) is_routed: bool,
+    /// Stages that had given something on when a listener was told last.
+    told: usize,
 }
 
 impl Ranked {
@@ -146,28 +162,102 @@ impl Ranked {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) async fn answer(self) -> Result<Answer, SearchError> {
+    /// The answer. Whoever listens is told what there is so far: the fused list, and a better one after each stage that scored something.
+    pub(crate) async fn answer(self, listener: Option<&Listener>) -> Result<Answer, SearchError> {
         let head = self.head();
         let encodings = head.iter().filter_map(Head::encoding);
         let mut ranked = beside(encodings, self.rank()).await?;
-        for stage in head {
-            match stage {
-                Head::Vectors(part, stage, query) => {
-                    self.score_head(part, stage, query, &mut ranked).await;
-                }
-                Head::Rerank(part) => self.rerank(part, &mut ranked).await,
-            }
+        self.check_coverage(&ranked.reports)?;
+        for (position, stage) in head.into_iter().enumerate() {
+            self.tell(listener, &mut ranked).await?;
+            self.run_head(position, stage, &mut ranked).await;
+            self.check_required(ranked.reports.last())?;
         }
         let mut responded = self.respond(&ranked).await?;
         let explained = self.explain(&ranked, &mut responded.hits).await;
         ranked.reports.extend(responded.reports);
         ranked.reports.extend(explained);
-        Ok(Answer {
-            hits: responded.hits,
-            stages: ranked.reports,
+        Ok(self.write(responded.hits, ranked.reports, ranked.is_routed))
+    }
+
+    /// Tells the page as it is now, unless it was told already. Its texts need not be fetched again.
+    async fn tell(
+        self,
+        listener: Option<&Listener>,
+        ranked: &mut Ranked,
+    ) -> Result<(), SearchError> {
+        let scored = ranked
+            .reports
+            .iter()
+            .filter(|report| report.candidates_out > 0);
+        let (Some(listener), changes) = (listener, scored.count()) else {
+            return Ok(());
+        };
+        if changes == ranked.told {
+            return Ok(());
+        }
+        ranked.told = changes;
+        let responded = self.respond(ranked).await?;
+        let texts = responded.hits.iter();
+        let texts = texts.map(|hit| (hit.shown.address, hit.passage.clone()));
+        ranked.texts.extend(texts);
+        let reports = [ranked.reports.clone(), responded.reports].concat();
+        // Whoever has gone need not be told.
+        let _ = listener.send(self.write(responded.hits, reports, ranked.is_routed));
+        Ok(())
+    }
+
+    fn write(self, hits: Vec<Hit>, stages: Vec<StageReport>, is_routed: bool) -> Answer {
+        let single = || self.plan.legs().first().copied().unwrap_or(Leg::Sparse);
+        Answer {
+            hits,
+            stages,
             snapshot: self.placement.snapshot.clone(),
             pipeline: self.plan.pipeline.name.clone(),
-        })
+            scale: match self.plan.fusion {
+                _ if is_routed => Scale::Of(Leg::Sparse),
+                Some(fusion) => Scale::Fused(fusion.method),
+                None => Scale::Of(single()),
+            },
+        }
+    }
+
+    /// A retriever that lacks a shard is an error where the request wants all of them.
+    fn check_coverage(self, reports: &[StageReport]) -> Result<(), SearchError> {
+        let is_of_leg = |report: &&StageReport| {
+            self.plan
+                .legs()
+                .iter()
+                .any(|leg| leg.name() == report.stage)
+        };
+        let mut lacking = reports
+            .iter()
+            .filter(is_of_leg)
+            .filter(|report| report.is_degraded());
+        match lacking.next() {
+            Some(report) if self.plan.request.require_full_coverage => Err(SearchError::Coverage {
+                stage: report.stage.clone(),
+                asked: report.shards_asked,
+                answered: report.shards_answered,
+                reason: report.reason.unwrap_or(StageReason::Fault),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A stage that did nothing is an error where the pipeline requires it.
+    fn check_required(self, report: Option<&StageReport>) -> Result<(), SearchError> {
+        let is_lost = |report: &&StageReport| {
+            let did_nothing = matches!(report.status, StageStatus::Failed | StageStatus::Skipped);
+            did_nothing && report.is_degraded() && self.plan.pipeline.requires(&report.stage)
+        };
+        match report.filter(is_lost) {
+            Some(report) => Err(SearchError::RequiredStage {
+                stage: report.stage.clone(),
+                reason: report.reason.unwrap_or(StageReason::Fault),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The stages that every pipeline has.
@@ -177,7 +267,7 @@ impl<'a> Run<'a> {
         let encoded = retrieved.encoded;
         let vector = encoded.as_ref().and_then(|encoded| encoded.as_deref().ok());
         let completed = self.complete(retrieved.lists, vector).await?;
-        let fused = self.fuse(completed.pool);
+        let fused = self.fuse(completed.pool, retrieved.is_routed);
         Ok(Ranked {
             ranking: fused.ranking,
             is_exhaustive,
@@ -185,6 +275,8 @@ impl<'a> Run<'a> {
             encoded,
             matched_with: None,
             reports: [retrieved.reports, completed.reports, fused.reports].concat(),
+            is_routed: retrieved.is_routed,
+            told: 0,
         })
     }
 
@@ -195,6 +287,18 @@ impl<'a> Run<'a> {
             shard,
             deadline: self.plan.request.deadline,
         }
+    }
+
+    /// The time of a stage of the budget that begins now.
+    pub(crate) fn grant(self, stage: BudgetStage) -> Grant {
+        let budget = &self.plan.pipeline.budget;
+        budget.grant(stage.position(), now(), self.plan.request.deadline)
+    }
+
+    /// When the last stage has to have ended: what is left then is for the steps behind it.
+    pub(crate) fn end_of_stages(self) -> Option<Deadline> {
+        let deadline = self.plan.request.deadline?;
+        Some(self.plan.pipeline.budget.end_of_stages(now(), deadline))
     }
 
     /// Starts a stage's report.
@@ -224,6 +328,25 @@ pub(crate) async fn within<T>(
     }
 }
 
+/// A stage that has a share of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BudgetStage {
+    Retrieve,
+    Complete,
+    /// Of the head, counted from 0.
+    Head(usize),
+}
+
+impl BudgetStage {
+    const fn position(self) -> usize {
+        match self {
+            Self::Retrieve => 0,
+            Self::Complete => 1,
+            Self::Head(position) => position + 2,
+        }
+    }
+}
+
 /// The report of a stage that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct StageWatch {
@@ -240,6 +363,22 @@ impl StageWatch {
         self.report.compute_us = self.report.compute_us.max(timing.compute_us);
     }
 
+    /// Notes the time that the stage is given, and that it is left out where that is too little. Returns until when it may run.
+    pub(crate) fn grant(&mut self, grant: Grant) -> Result<Option<Deadline>, StageReason> {
+        if grant == Grant::TooLittle {
+            return Err(StageReason::Deadline);
+        }
+        let deadline = grant.deadline();
+        let granted = deadline.and_then(|deadline| deadline.remaining(self.started));
+        self.report.granted_us = micros(granted.unwrap_or_default());
+        Ok(deadline)
+    }
+
+    /// How long the stage has run.
+    pub(crate) fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.started)
+    }
+
     /// Notes that a shard was asked.
     pub(crate) fn ask(&mut self, shard: u32) {
         self.asked.insert(shard);
@@ -249,6 +388,11 @@ impl StageWatch {
     pub(crate) fn miss(&mut self, shard: u32) {
         self.asked.insert(shard);
         self.silent.insert(shard);
+    }
+
+    /// Whether every shard that was asked has answered.
+    pub(crate) fn all_answered(&self) -> bool {
+        self.silent.is_empty()
     }
 
     /// Whether one of the shards that were asked has answered.
@@ -270,7 +414,7 @@ impl StageWatch {
     pub(crate) fn end(mut self) -> StageReport {
         self.report.shards_asked = count(&self.asked);
         self.report.shards_answered = count(&self.asked) - count(&self.silent);
-        self.report.wall_us = micros(now().saturating_duration_since(self.started));
+        self.report.wall_us = micros(self.elapsed());
         self.report
     }
 }

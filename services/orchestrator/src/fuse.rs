@@ -19,8 +19,9 @@ pub(crate) struct FusedStage {
 }
 
 impl Run<'_> {
-    pub(crate) fn fuse(self, pool: Pool) -> FusedStage {
-        let Some(fusion) = self.plan.fusion else {
+    /// Where the sparse leg alone answers, its scores are the answer's.
+    pub(crate) fn fuse(self, pool: Pool, is_routed: bool) -> FusedStage {
+        let Some(fusion) = self.plan.fusion.filter(|_| !is_routed) else {
             return FusedStage {
                 ranking: Ranking::new(pool, |_, scores| keep_first(scores)),
                 reports: Vec::new(),

@@ -3,15 +3,20 @@
 use crate::app::App;
 use crate::config::RANK_CONSTANTS;
 use crate::error::SearchError;
-use crate::funnel::{Answer, Hit, Reading, TokenMatch, TrailEntry};
-use crate::plan::{FusionOverride, MethodName, Pipeline, Request};
+use crate::funnel::{Answer, Hit, Reading, Scale, TokenMatch, TrailEntry};
+use crate::plan::{FusionOverride, Leg, MethodName, Pipeline, Request, RoutingWish};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use search_core::fusion::Method;
 use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
 use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use search_proto::{convert, search};
 use service_kit::status::status;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of, now};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::unbounded_channel;
 use tonic::{Response, Status};
 
 /// Hits of a request that does not say how many.
@@ -45,8 +50,13 @@ impl SearchHandler {
     }
 }
 
+/// Messages of one answer.
+type Messages = BoxStream<'static, Result<search::SearchStreamResponse, Status>>;
+
 #[tonic::async_trait]
 impl SearchService for SearchHandler {
+    type SearchStreamStream = Messages;
+
     async fn search(
         &self,
         request: tonic::Request<search::SearchRequest>,
@@ -54,11 +64,23 @@ impl SearchService for SearchHandler {
         let arrival = now();
         let caller_deadline = deadline_of(&request);
         let answer = match read(request.into_inner(), arrival, caller_deadline) {
-            Ok(request) => self.app.search(request).await,
+            Ok(request) => self.app.search(request, None).await,
             Err(field) => Err(SearchError::Invalid(field)),
         };
         let answer = answer.map_err(|error| refuse(&error))?;
         Ok(Response::new(write(answer, arrival)))
+    }
+
+    async fn search_stream(
+        &self,
+        request: tonic::Request<search::SearchRequest>,
+    ) -> Result<Response<Messages>, Status> {
+        let arrival = now();
+        let caller_deadline = deadline_of(&request);
+        let request = read(request.into_inner(), arrival, caller_deadline)
+            .map_err(|field| refuse(&SearchError::Invalid(field)))?;
+        let app = Arc::clone(&self.app);
+        Ok(Response::new(messages(app, request, arrival)))
     }
 
     async fn describe(
@@ -78,6 +100,32 @@ impl SearchService for SearchHandler {
             default_pipeline: self.app.pipelines().default.clone(),
         }))
     }
+}
+
+/// Answers as they become better; the last one, or why there is none, ends the stream. Whoever drops it ends the search.
+fn messages(app: Arc<App>, request: Request, arrival: Instant) -> Messages {
+    let (listener, mut told) = unbounded_channel();
+    let mut search = Box::pin(async move { app.search(request, Some(&listener)).await }).fuse();
+    let message = move |answer, is_last| search::SearchStreamResponse {
+        answer: Some(write(answer, arrival)),
+        is_last,
+    };
+    let mut last = None;
+    stream::poll_fn(move |context| {
+        if let Poll::Ready(outcome) = search.poll_unpin(context) {
+            last = Some(outcome);
+        }
+        // What was told goes before the last one, which the search may have come to meanwhile.
+        match told.poll_recv(context) {
+            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(message(answer, false)))),
+            Poll::Ready(None) => Poll::Ready(last.take().map(|outcome| {
+                let answer = outcome.map_err(|error| refuse(&error))?;
+                Ok(message(answer, true))
+            })),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .boxed()
 }
 
 fn refuse(error: &SearchError) -> Status {
@@ -110,6 +158,8 @@ fn read(
             .transpose()?
             .unwrap_or_default(),
         explain: wire.explain,
+        require_full_coverage: wire.require_full_coverage,
+        routing: read_routing(wire.routing)?,
         arrival,
         deadline: Deadline::earliest(caller_deadline, budget),
     })
@@ -133,14 +183,22 @@ fn in_range(
     ))
 }
 
-fn read_budget(budget_ms: u32, arrival: Instant) -> Result<Option<Deadline>, FieldError> {
-    let budget_ms = in_range("budget_ms", budget_ms, 0..=MAX_BUDGET_MS)?;
+fn read_budget(budget_ms: Option<u32>, arrival: Instant) -> Result<Option<Deadline>, FieldError> {
+    let Some(budget_ms) = budget_ms else {
+        return Ok(None);
+    };
+    let budget_ms = in_range("budget_ms", budget_ms, 1..=MAX_BUDGET_MS)?;
     let budget = Duration::from_millis(u64::from(budget_ms));
-    Ok(if budget_ms > 0 {
-        Deadline::after(arrival, budget)
-    } else {
-        None
-    })
+    Ok(Deadline::after(arrival, budget))
+}
+
+fn read_routing(routing: i32) -> Result<RoutingWish, FieldError> {
+    match search::Routing::try_from(routing) {
+        Ok(search::Routing::Unspecified) => Ok(RoutingWish::OfPipeline),
+        Ok(search::Routing::AllStages) => Ok(RoutingWish::AllStages),
+        Ok(search::Routing::SparseOnly) => Ok(RoutingWish::SparseOnly),
+        Err(_) => Err(convert::unknown_number("routing", routing)),
+    }
 }
 
 fn read_fusion(wire: search::Fusion) -> Result<FusionOverride, FieldError> {
@@ -177,8 +235,20 @@ fn write(answer: Answer, arrival: Instant) -> search::SearchResponse {
         stages: answer.stages.iter().map(convert::report_to_wire).collect(),
         snapshot: Some(convert::snapshot_to_wire(&answer.snapshot)),
         wall_us: search_core::micros(now().saturating_duration_since(arrival)),
+        score_scale: write_scale(answer.scale).into(),
         pipeline: answer.pipeline,
         hits: answer.hits.into_iter().map(write_hit).collect(),
+    }
+}
+
+const fn write_scale(scale: Scale) -> search::ScoreScale {
+    match scale {
+        Scale::Of(Leg::Sparse) => search::ScoreScale::Bm25,
+        Scale::Of(Leg::Dense) => search::ScoreScale::Cosine,
+        Scale::Fused(Method::MinMax) => search::ScoreScale::MinMax,
+        Scale::Fused(Method::ZScore) => search::ScoreScale::ZScore,
+        Scale::Fused(Method::Rrf { .. }) => search::ScoreScale::Rrf,
+        Scale::Fused(Method::Dbsf) => search::ScoreScale::Dbsf,
     }
 }
 

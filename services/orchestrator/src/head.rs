@@ -2,17 +2,17 @@
 //! scores get into it.
 //!
 //! These stages add to an answer that is there already, and never fail it: what they could not do is in their reports, and what they did
-//! not score keeps its score. Of the time that is left when it begins a stage takes a part: others come after it, and the hits have to be
-//! fetched, too.
+//! not score keeps its score. A stage is given the time that the budget grants it when it begins, and as many documents as are expected
+//! to be scored in it.
 
 use crate::documents::PassageRef;
 use crate::encode::EncodingBeside;
 use crate::error::SearchError;
-use crate::funnel::{Run, StageWatch};
+use crate::funnel::{BudgetStage, Ranked, Run, StageWatch};
 use crate::plan::{HeadPart, HeadStage, VectorStage};
 use crate::ranking::{LaterScores, Ranking};
 use crate::vectors::Query;
-use search_core::{Deadline, StageReason};
+use search_core::{Deadline, StageReason, StageStatus};
 use service_kit::now;
 use std::time::Duration;
 
@@ -26,6 +26,12 @@ pub(crate) enum Head<'a> {
 }
 
 impl<'a> Head<'a> {
+    fn part(&self) -> HeadPart {
+        match self {
+            Self::Vectors(part, ..) | Self::Rerank(part) => *part,
+        }
+    }
+
     /// What is to run beside the retrieval.
     pub(crate) fn encoding(&self) -> Option<EncodingBeside<'a>> {
         match self {
@@ -46,14 +52,34 @@ impl<'a> Run<'a> {
         head.collect()
     }
 
-    /// The deadline of a stage that may take this part of the time that is left. The rest is for what comes after it.
-    pub(crate) fn part_of_time_left(
-        self,
-        part: impl FnOnce(Duration) -> Duration,
-    ) -> Option<Deadline> {
-        let (deadline, now) = (self.plan.request.deadline?, now());
-        let left = deadline.remaining(now).unwrap_or_default();
-        Deadline::after(now, part(left))
+    /// Runs a stage of the head, unless the ranking is found not to need it.
+    pub(crate) async fn run_head(self, position: usize, stage: Head<'a>, ranked: &mut Ranked) {
+        let part = stage.part();
+        if let Some(reason) = self.why_not_needed(part, ranked) {
+            let mut watch = self.begin(part.stage.name());
+            watch.lessen(StageStatus::Skipped, reason);
+            if let Some(encoding) = stage.encoding() {
+                ranked.report_encoding(encoding.left_out(reason));
+            }
+            ranked.reports.push(watch.end());
+            return;
+        }
+        let grant = self.grant(BudgetStage::Head(position));
+        match stage {
+            Head::Vectors(part, stage, query) => {
+                self.score_head(part, stage, query, grant, ranked).await;
+            }
+            Head::Rerank(part) => self.rerank(part, grant, ranked).await,
+        }
+    }
+
+    fn why_not_needed(self, part: HeadPart, ranked: &Ranked) -> Option<StageReason> {
+        if ranked.is_routed {
+            return Some(StageReason::Routed);
+        }
+        let threshold = self.plan.gate_margin(part)?;
+        let margin = ranked.ranking.margin(part.window as usize)?;
+        (margin >= threshold).then_some(StageReason::Gated)
     }
 
     /// Which of equal documents are in the head is decided by their ids, as everywhere.

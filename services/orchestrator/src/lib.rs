@@ -8,13 +8,15 @@
 //! shown · [`explain`] says which [`tokens`] matched.
 //!
 //! What goes from the fusion to the answer is a [`ranking`]. Stages between them are the head of a [`plan::Pipeline`], each one room
-//! here, and share what is in [`head`], two of them [`vectors`] too; [`ranking::Ranking::rerank`] takes their scores. Scores of given
+//! here, and share what is in [`head`], two of them [`vectors`] too. Each gets as many documents as fit into its share of the time, by
+//! its [`costs`]; [`ranking::Ranking::rerank`] takes their scores. Scores of given
 //! passages come from the shards by [`scores`], their texts by [`documents`].
 
 mod app;
 mod clients;
 mod complete;
 mod config;
+mod costs;
 mod documents;
 mod encode;
 mod error;
@@ -37,5 +39,8 @@ mod tokens;
 mod vectors;
 
 pub use app::App;
-pub use config::{Config, RawConfig, RawFusion, RawHeadPart, RawMethod, RawPipeline, RawStage};
+pub use config::{
+    Config, RawConfig, RawFusion, RawHeadPart, RawMethod, RawPipeline, RawRequired, RawRouting,
+    RawStage,
+};
 pub use peers::Peers;

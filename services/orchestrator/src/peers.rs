@@ -3,6 +3,7 @@
 use crate::clients::{
     ColbertClient, DenseClient, Described, EncoderClient, RerankerClient, SparseClient,
 };
+use crate::costs::Costs;
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{Placement, ReplicaState, ServiceView, View, Wants};
 use futures::future::join_all;
@@ -94,13 +95,7 @@ impl<C> Replicas<C> {
     }
 
     fn nobody(&self) -> CallError {
-        CallError {
-            service: self.service,
-            replica: "no address".to_owned(),
-            kind: ErrorKind::Unavailable,
-            message: "none is configured".to_owned(),
-            fields: Vec::new(),
-        }
+        CallError::nobody(self.service)
     }
 
     /// Asks everyone what it holds. A replica that answers with an error, or is late once, holds what it held; one that cannot be reached
@@ -181,6 +176,7 @@ pub(crate) struct Mesh {
     pub(crate) dense: Replicas<DenseClient>,
     pub(crate) colbert: Replicas<ColbertClient>,
     pub(crate) cross_encoder: Replicas<RerankerClient>,
+    pub(crate) costs: Costs,
     view: watch::Sender<Arc<View>>,
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
@@ -210,6 +206,7 @@ impl Mesh {
                 peers.cross_encoder,
                 RerankerClient::new,
             ),
+            costs: Costs::new(),
             view: watch::Sender::new(Arc::new(view)),
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),

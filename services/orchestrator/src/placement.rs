@@ -4,6 +4,7 @@ use crate::clients::{Fingerprints, Held};
 use crate::error::{PlaceError, Service};
 use crate::plan::Leg;
 use search_core::{CollectionName, RefusedCollection, SnapshotId, StageReason};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -70,9 +71,9 @@ impl Holding {
         self.holders.get(shard as usize).map_or(&[], Vec::as_slice)
     }
 
-    fn missing_shard(&self) -> Option<u32> {
-        let shard = self.holders.iter().position(Vec::is_empty)?;
-        u32::try_from(shard).ok()
+    fn missing_shards(&self) -> usize {
+        let missing = self.holders.iter().filter(|holders| holders.is_empty());
+        missing.count()
     }
 }
 
@@ -122,30 +123,22 @@ impl ServiceView {
         self.replicas.iter().any(|replica| replica.is_reachable)
     }
 
-    /// The snapshots of which every shard has a replica; never empty.
-    fn complete(&self, collection: &CollectionName) -> Result<Snapshots, PlaceError> {
+    /// The snapshots of which every shard has a replica. Where there is none, the one of which the most shards have one, the newest of
+    /// equals: an answer from a part is better than none, and says so. Never empty.
+    fn best(&self, collection: &CollectionName) -> Result<Snapshots, PlaceError> {
         let snapshots = self
             .collections
             .get(collection)
             .ok_or_else(|| self.not_held(collection))?;
-        let is_complete = |holding: &Holding| holding.missing_shard().is_none();
-        let complete: Snapshots = snapshots
-            .iter()
-            .filter(|(_, holding)| is_complete(holding))
-            .map(|(n, h)| (*n, Arc::clone(h)))
-            .collect();
-        let newest_gap = snapshots
-            .values()
-            .rev()
-            .find_map(|holding| holding.missing_shard());
-        match newest_gap {
-            Some(shard) if complete.is_empty() => Err(PlaceError::ShardMissing {
-                service: self.service,
-                collection: collection.clone(),
-                shard,
-            }),
-            _ => Ok(complete),
+        let mut best = snapshots.clone();
+        best.retain(|_, holding| holding.missing_shards() == 0);
+        if best.is_empty() {
+            let most = snapshots
+                .iter()
+                .min_by_key(|(number, holding)| (holding.missing_shards(), Reverse(**number)));
+            best.extend(most.map(|(number, holding)| (*number, Arc::clone(holding))));
         }
+        Ok(best)
     }
 
     /// Why nobody holds it: somebody found it but cannot serve it, or it is unknown.
@@ -258,7 +251,7 @@ impl View {
         self.sparse.collections.keys()
     }
 
-    /// The newest snapshot that every shard of every needed stage has. Where nobody holds vectors that a plan can do without, it is
+    /// The newest snapshot that every shard of every needed stage has; where a shard has no replica, one without it. Where nobody holds vectors that a plan can do without, it is
     /// placed without them.
     pub(crate) fn place(
         &self,
@@ -267,7 +260,7 @@ impl View {
     ) -> Result<Placement, PlaceError> {
         let mut choice = Choice {
             collection,
-            snapshots: self.sparse.complete(collection)?,
+            snapshots: self.sparse.best(collection)?,
         };
         let dense = if wants.searches_vectors() || wants.rescores {
             let held = choice.join(&self.dense, |made_by| &made_by.encoder);
@@ -319,7 +312,7 @@ impl Choice<'_> {
         if fingerprint(&newest.fingerprints).is_empty() {
             return Err(PlaceError::NoVectors(self.collection.clone()));
         }
-        let mut held = service.complete(self.collection)?;
+        let mut held = service.best(self.collection)?;
         held.retain(|_, holding| !holding.fingerprints.encoder.is_empty());
         if held.is_empty() {
             return Err(PlaceError::NoVectors(self.collection.clone()));
@@ -515,14 +508,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_shard_is_named() {
-        let error = view(vec![replica([held(1, &[0])])], vec![])
-            .place(&name(), SPARSE)
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no sparse-retriever holds shard 1 of collection docs"
-        );
+    fn a_whole_snapshot_is_better_than_a_newer_part_and_a_part_than_nothing() {
+        let part = |number| replica([held(number, &[0])]);
+        let whole = view(vec![all(&[2]), part(3)], vec![]);
+        assert_eq!(whole.place(&name(), SPARSE).unwrap().snapshot.number, 2);
+        let parts = view(vec![part(2), part(3)], vec![]);
+        let placement = parts.place(&name(), SPARSE).unwrap();
+        assert_eq!(placement.snapshot.number, 3);
+        let held = |shard| !placement.documents.of_shard(shard).is_empty();
+        assert_eq!([held(0), held(1)], [true, false]);
     }
 
     #[test]
@@ -654,8 +648,8 @@ mod tests {
             (vec![all(&[3])], StageReason::SnapshotMissing),
             (vec![replica([])], StageReason::SnapshotMissing),
             (
-                vec![replica([held(2, &[0])]), replica([held(3, &[1])])],
-                StageReason::ShardMissing,
+                vec![replica([held(3, &[0])]), replica([held(3, &[1])])],
+                StageReason::SnapshotMissing,
             ),
             (vec![ReplicaState::default()], StageReason::Unavailable),
             (Vec::new(), StageReason::Unavailable),

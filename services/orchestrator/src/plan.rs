@@ -3,10 +3,11 @@
 use crate::error::SearchError;
 use crate::placement::Wants;
 use search_core::fusion::Method;
-use search_core::{CollectionName, Deadline, FieldError, Filter, ParsedQuery};
+use search_core::routing::lexical_share;
+use search_core::{Budget, CollectionName, Deadline, FieldError, Filter, ParsedQuery};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most passages that one shard can be asked for, and so the deepest pool of one retriever.
 pub(crate) const MAX_DEPTH: u32 = 10_000;
@@ -117,6 +118,10 @@ pub(crate) struct HeadPart {
     pub(crate) window: u32,
     /// Its weight, more than 0; 1 replaces the earlier score.
     pub(crate) weight: f64,
+    /// Documents that it is given even where fewer are expected to be done in time.
+    pub(crate) floor: u32,
+    /// It is left out where the first document is so much above the second, in standard deviations of the window's scores.
+    pub(crate) gate_margin: Option<f64>,
 }
 
 /// What runs, in the order of the funnel.
@@ -129,9 +134,35 @@ pub(crate) struct Pipeline {
     pub(crate) fusion: Option<Fusion>,
     /// The head is scored again: the dearer the stage, the later it is, and the fewer documents it gets.
     pub(crate) head: Vec<HeadPart>,
+    /// For the whole answer.
+    pub(crate) time: Duration,
+    /// How the time is divided: over the retrieval, the completion, and the stages of the head.
+    pub(crate) budget: Budget,
+    /// Names of the stages without which there is no answer.
+    pub(crate) required: Vec<&'static str>,
+    /// When the sparse leg is enough.
+    pub(crate) routing: Routing,
+}
+
+/// When a query of a pipeline with both legs is answered by the sparse one alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Routing {
+    /// Where so much of the query, 0 to 1, is quoted or looks like identifiers. None: never.
+    pub(crate) lexical_share: Option<f64>,
+    /// Where the sparse leg's first score is so much above its second, by the first. None: never.
+    pub(crate) sparse_margin: Option<f64>,
 }
 
 impl Pipeline {
+    pub(crate) fn requires(&self, stage: &str) -> bool {
+        self.required.contains(&stage)
+    }
+
+    /// Stages that score.
+    fn stage_count(&self) -> usize {
+        self.retrieve.legs.len() + self.head.len()
+    }
+
     /// The stages that score the head by vectors.
     pub(crate) fn vector_stages(&self) -> impl Iterator<Item = VectorStage> {
         self.head.iter().filter_map(|part| match part.stage {
@@ -215,6 +246,8 @@ pub(crate) struct Request {
     pub(crate) filter: Option<Filter>,
     pub(crate) fusion: FusionOverride,
     pub(crate) explain: bool,
+    pub(crate) require_full_coverage: bool,
+    pub(crate) routing: RoutingWish,
     pub(crate) arrival: Instant,
     pub(crate) deadline: Option<Deadline>,
 }
@@ -232,6 +265,16 @@ pub(crate) struct FusionOverride {
     pub(crate) method: Option<MethodName>,
     pub(crate) alpha: Option<f64>,
     pub(crate) rank_constant: Option<u32>,
+}
+
+/// What a request says about stages that may be left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RoutingWish {
+    /// As the pipeline has it.
+    #[default]
+    OfPipeline,
+    AllStages,
+    SparseOnly,
 }
 
 /// A method without its parameters.
@@ -272,20 +315,37 @@ pub(crate) struct Plan {
     pub(crate) depth: usize,
     /// The pipeline's, as the request changes it.
     pub(crate) fusion: Option<Fusion>,
+    /// The sparse leg alone answers, and no other stage is begun.
+    pub(crate) is_routed: bool,
 }
 
 impl Plan {
-    pub(crate) fn new(request: Request, pipelines: &Pipelines) -> Result<Self, SearchError> {
+    pub(crate) fn new(mut request: Request, pipelines: &Pipelines) -> Result<Self, SearchError> {
         let pipeline = Arc::clone(pipelines.get(&request.pipeline)?);
+        let of_pipeline = Deadline::after(request.arrival, pipeline.time);
+        request.deadline = Deadline::earliest(request.deadline, of_pipeline);
         let fusion = resolve_fusion(&pipeline, request.fusion).map_err(SearchError::Invalid)?;
         let depth = pipeline.retrieve.depth as usize;
         let depth = depth.max(PASSAGES_PER_DOCUMENT * request.page_end());
         Ok(Self {
             depth: depth.min(MAX_DEPTH as usize),
+            is_routed: is_routed(&request, &pipeline),
             fusion,
             pipeline,
             request,
         })
+    }
+
+    /// At which margin of its first score the sparse leg is enough.
+    pub(crate) fn sparse_margin(&self) -> Option<f64> {
+        let is_open = self.request.routing == RoutingWish::OfPipeline;
+        self.pipeline.routing.sparse_margin.filter(|_| is_open)
+    }
+
+    /// At which margin of the first document a stage of the head is left out.
+    pub(crate) fn gate_margin(&self, part: HeadPart) -> Option<f64> {
+        let is_open = self.request.routing == RoutingWish::OfPipeline;
+        part.gate_margin.filter(|_| is_open)
     }
 
     /// What it takes to run it.
@@ -299,6 +359,19 @@ impl Plan {
 
     pub(crate) fn has(&self, leg: Leg) -> bool {
         self.legs().contains(&leg)
+    }
+}
+
+/// Whether the sparse leg alone answers, by what is known before it is asked.
+fn is_routed(request: &Request, pipeline: &Pipeline) -> bool {
+    if pipeline.stage_count() < 2 || !pipeline.retrieve.legs.contains(&Leg::Sparse) {
+        return false;
+    }
+    let is_lexical = |share: f64| lexical_share(&request.parsed) >= share;
+    match request.routing {
+        RoutingWish::AllStages => false,
+        RoutingWish::SparseOnly => true,
+        RoutingWish::OfPipeline => pipeline.routing.lexical_share.is_some_and(is_lexical),
     }
 }
 
@@ -354,6 +427,10 @@ mod tests {
             },
             fusion,
             head: Vec::new(),
+            time: Duration::from_secs(1),
+            budget: Budget::new(Vec::new(), Duration::ZERO),
+            required: Vec::new(),
+            routing: Routing::default(),
         }
     }
 
@@ -456,6 +533,8 @@ mod tests {
             stage,
             window: 10,
             weight: 0.5,
+            floor: 1,
+            gate_margin: None,
         };
         let head = [
             HeadStage::Vectors(VectorStage::Rescore),

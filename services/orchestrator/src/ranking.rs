@@ -201,6 +201,26 @@ impl Ranking {
         terms.map(term).collect()
     }
 
+    /// How much the first document's score is above the second's, in standard deviations of the scores of the first so many. None where
+    /// that cannot be said.
+    pub(crate) fn margin(&self, window: usize) -> Option<f64> {
+        let window = window.min(self.len());
+        if window < 3 {
+            return None;
+        }
+        let scores = || (0..window).map(|place| self.score(place));
+        let mean = scores().sum::<f64>() / window as f64;
+        let variance = scores().map(|score| (score - mean).powi(2)).sum::<f64>() / window as f64;
+        let margin = (self.score(0) - self.score(1)) / variance.sqrt();
+        margin.is_finite().then_some(margin)
+    }
+
+    /// How many passages each of the first documents has in the pool.
+    pub(crate) fn passages_by_document(&self, window: usize) -> impl Iterator<Item = usize> {
+        let documents = self.order.iter().take(window);
+        documents.map(|document| self.documents[*document].len())
+    }
+
     /// How many passages the pool has.
     pub(crate) fn passages(&self) -> usize {
         self.pool.passages.len()

@@ -12,19 +12,19 @@
 //! read keeps its place.
 
 use crate::clients::{ReadPassage, Reranking};
+use crate::costs::{first_within, tokens_of_pair};
 use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted, readable};
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
 use crate::head::{merge_head, why_it_ended};
-use crate::plan::HeadPart;
+use crate::plan::{HeadPart, HeadStage};
 use crate::ranking::{LaterScores, Ranking};
-use search_core::{Deadline, StageReason, StageStatus};
+use search_core::{Deadline, Grant, StageReason, StageStatus, micros};
+use service_kit::now;
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::Instrument;
 
-/// Kept back for the answer, whose texts are mostly at hand; of short times a quarter.
-const MOST_KEPT_BACK: Duration = Duration::from_millis(50);
 /// Longest passage that the contract allows; no model reads as much.
 const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 
@@ -36,28 +36,43 @@ struct Candidate {
     text: String,
 }
 
-/// Most of the time that is left.
-fn time_for_reading(left: Duration) -> Duration {
-    left - MOST_KEPT_BACK.min(left / 4)
-}
-
 impl Run<'_> {
     /// Has the head read.
-    pub(crate) async fn rerank(self, part: HeadPart, ranked: &mut Ranked) {
+    pub(crate) async fn rerank(self, part: HeadPart, grant: Grant, ranked: &mut Ranked) {
         let mut watch = self.begin(part.stage.name());
         let window = ranked.ranking.len().min(part.window as usize);
         watch.report.candidates_in = window as u64;
-        if self.mesh.cross_encoder.is_empty() {
-            watch.lessen(StageStatus::Skipped, StageReason::NotConfigured);
-        } else if window > 0 {
+        let granted = if self.mesh.cross_encoder.is_empty() {
+            Err(StageReason::NotConfigured)
+        } else {
+            watch.grant(grant)
+        };
+        match granted {
+            Err(reason) => watch.lessen(StageStatus::Skipped, reason),
+            Ok(deadline) => {
+                self.rerank_window(part, window, deadline, ranked, &mut watch)
+                    .await
+            }
+        }
+        ranked.reports.push(watch.end());
+    }
+
+    async fn rerank_window(
+        self,
+        part: HeadPart,
+        window: usize,
+        deadline: Option<Deadline>,
+        ranked: &mut Ranked,
+        watch: &mut StageWatch,
+    ) {
+        if window > 0 {
             let span = tracing::info_span!("rerank", window, scored = tracing::field::Empty);
             let scored = self
-                .rerank_head(part, window, ranked, &mut watch)
+                .rerank_head(part, window, deadline, ranked, watch)
                 .instrument(span.clone())
                 .await;
             span.record("scored", scored);
         }
-        ranked.reports.push(watch.end());
     }
 
     /// Returns how many documents were read.
@@ -65,15 +80,16 @@ impl Run<'_> {
         self,
         part: HeadPart,
         window: usize,
+        deadline: Option<Deadline>,
         ranked: &mut Ranked,
         watch: &mut StageWatch,
     ) -> usize {
-        let deadline = self.part_of_time_left(time_for_reading);
         let candidates = within(deadline, self.candidates(window, ranked, watch)).await;
-        let candidates = candidates.unwrap_or_else(|error| {
+        let mut candidates = candidates.unwrap_or_else(|error| {
             note(&error, watch);
             Vec::new()
         });
+        self.keep_fitting(part, &mut candidates, deadline, watch);
         let texts = candidates.iter().map(|candidate| candidate.text.clone());
         let read = self.read(texts.collect(), deadline, watch).await;
         let said = said(part, &ranked.ranking, &candidates, &read);
@@ -103,6 +119,29 @@ impl Run<'_> {
         Ok((0..window).filter_map(candidate).collect())
     }
 
+    /// Leaves the candidates that are expected to be read in time.
+    fn keep_fitting(
+        self,
+        part: HeadPart,
+        candidates: &mut Vec<Candidate>,
+        deadline: Option<Deadline>,
+        watch: &mut StageWatch,
+    ) {
+        let query = self.plan.request.parsed.plain_text();
+        let cost = self.mesh.costs.of(part.stage);
+        let time = deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default());
+        let tokens = || candidates.iter().map(|it| tokens_of_pair(&query, &it.text));
+        let fitting = first_within(tokens(), cost.fitting(time), part.floor as usize);
+        if fitting > 0 {
+            watch.report.expected_us = micros(cost.expected(tokens().take(fitting).sum()));
+        }
+        if fitting < candidates.len() {
+            watch.lessen(StageStatus::Partial, StageReason::Deadline);
+            watch.report.candidates_in = fitting as u64;
+            candidates.truncate(fitting);
+        }
+    }
+
     /// What the model says about these passages, parallel to them, in the time that there is.
     async fn read(
         self,
@@ -122,26 +161,43 @@ impl Run<'_> {
             });
             Ok(call.await?)
         };
+        let began = now();
         match within(deadline, begin).await {
-            Ok(reranking) => gather(reranking, deadline, watch).await,
+            Ok(reranking) => {
+                let (read, took) = gather(reranking, began, deadline, watch).await;
+                self.learn(&query, &passages, &read, took);
+                read
+            }
             Err(error) => {
                 note(&error, watch);
                 Vec::new()
             }
         }
     }
+
+    /// What was read in this time is what it costs.
+    fn learn(self, query: &str, passages: &[String], read: &[Option<ReadPassage>], took: Duration) {
+        let read = passages.iter().zip(read).filter(|(_, read)| read.is_some());
+        let tokens = read
+            .map(|(passage, _)| tokens_of_pair(query, passage))
+            .sum();
+        self.mesh.costs.of(HeadStage::Rerank).observe(tokens, took);
+    }
 }
 
-/// Takes batches until all passages are read or the time is up. With the end of this the call ends.
+/// Takes batches until all passages are read or the time is up, and says how long the call took that began then, to its last batch. With
+/// the end of this the call ends.
 async fn gather(
     mut reranking: Reranking,
+    began: Instant,
     deadline: Option<Deadline>,
     watch: &mut StageWatch,
-) -> Vec<Option<ReadPassage>> {
+) -> (Vec<Option<ReadPassage>>, Duration) {
+    let mut took = Duration::ZERO;
     loop {
         let next = within(deadline, async { Ok(reranking.next().await?) });
         match next.await {
-            Ok(true) => {}
+            Ok(true) => took = now().saturating_duration_since(began),
             Ok(false) => break,
             Err(error) => {
                 note(&error, watch);
@@ -154,7 +210,7 @@ async fn gather(
     if read.iter().any(Option::is_none) {
         watch.lessen(StageStatus::Partial, why_it_ended(deadline));
     }
-    read
+    (read, took)
 }
 
 /// Notes what keeps the stage from reading more. That the time is up is no trouble: it is what the stage is made for.
@@ -225,15 +281,4 @@ fn said(
         said.readings.insert(candidate.position, read.reading);
     }
     said
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quarter_of_short_times_is_kept_back() {
-        let reading = |left| time_for_reading(Duration::from_millis(left)).as_millis();
-        assert_eq!([0, 4, 100, 200, 400].map(reading), [0, 3, 75, 150, 350]);
-    }
 }

@@ -9,14 +9,16 @@ use crate::clients::{Found, Reach, Target};
 use crate::documents::PassageRef;
 use crate::encode::{ENCODE_STAGE, Outcome};
 use crate::error::{CallError, PlaceError, SearchError, Service};
-use crate::funnel::{Run, StageWatch};
+use crate::funnel::{BudgetStage, Run, StageWatch, within};
 use crate::placement::Holding;
 use crate::plan::Leg;
-use futures::future::{join_all, try_join_all};
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use search_core::{
     Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tracing::Instrument;
 
 /// What the retrievers found.
@@ -27,6 +29,8 @@ pub(crate) struct Retrieved {
     /// The query as vectors, where they were needed.
     pub(crate) encoded: Option<Outcome>,
     pub(crate) reports: Vec<StageReport>,
+    /// The sparse leg's list is the answer: the query needs no other stage.
+    pub(crate) is_routed: bool,
 }
 
 /// What one leg found, best first.
@@ -39,12 +43,42 @@ pub(crate) struct LegList {
 }
 
 impl Retrieved {
+    /// Notes that a leg is not waited for. If its query is not encoded yet, that is what it waits for.
+    fn give_up(&mut self, leg: Leg, encoding: Option<&StageReport>, watch: StageWatch) {
+        let report = |stage: &str| {
+            let mut watch = watch.clone();
+            watch.report.stage = stage.to_owned();
+            watch.end()
+        };
+        if leg == Leg::Dense {
+            let encoding = encoding.cloned();
+            self.reports
+                .push(encoding.unwrap_or_else(|| report(ENCODE_STAGE)));
+            self.encoded = watch.report.reason.map(Err);
+        }
+        self.reports.push(report(leg.name()));
+    }
+
     /// Whether every passage that can be an answer was found. A list that is not full has all that its leg can find: the dense leg
     /// finds everything that the filter lets through, the sparse leg everything that has a word of the query.
     pub(crate) fn is_exhaustive(&self, query: &ParsedQuery) -> bool {
         let mut whole = self.lists.iter().filter(|list| !list.is_full);
         let is_alone = self.lists.len() == 1;
         whole.any(|list| is_alone || list.leg == Leg::Dense || query.has_required())
+    }
+}
+
+impl LegList {
+    /// How much the first document's score is above the second's, by the first: 0 to 1. None where nothing was found; 1 where there is
+    /// no second.
+    fn margin(&self) -> Option<f64> {
+        let score = |scored: &ScoredPassage| scored.score;
+        let first = self.passages.iter().max_by_key(|scored| score(scored))?;
+        let others = self.passages.iter();
+        let others = others.filter(|scored| scored.passage.document != first.passage.document);
+        let second = others.map(score).max().unwrap_or(Score::ZERO);
+        let (first, second) = (f64::from(first.score.get()), f64::from(second.get()));
+        (first > 0.0).then(|| (first - second.max(0.0)) / first)
     }
 }
 
@@ -83,16 +117,51 @@ struct LegAnswer {
     encoded: Option<Outcome>,
 }
 
+/// What has been said so far, by the places of the legs.
+struct Gathered {
+    answers: Vec<Option<LegAnswer>>,
+    is_routed: bool,
+}
+
+impl Gathered {
+    fn lists(&self) -> impl Iterator<Item = &LegList> {
+        let answers = self.answers.iter().flatten();
+        answers.filter_map(|answer| answer.outcome.as_ref().ok())
+    }
+}
+
+/// The report of what is not waited for.
+fn not_waited_for(is_routed: bool, mut begun: StageWatch) -> StageWatch {
+    let (status, reason) = if is_routed {
+        (StageStatus::Skipped, StageReason::Routed)
+    } else {
+        (StageStatus::Failed, StageReason::Deadline)
+    };
+    begun.lessen(status, reason);
+    begun
+}
+
 impl<'a> Run<'a> {
     pub(crate) async fn retrieve(self) -> Result<Retrieved, SearchError> {
-        let answers = try_join_all(self.plan.legs().iter().map(|leg| self.leg(*leg))).await?;
+        let encoding = OnceLock::new();
+        let begun = self.begin(Leg::Dense.name());
+        let gathered = self.gather(&encoding).await?;
         let mut retrieved = Retrieved {
             lists: Vec::new(),
             encoded: None,
             reports: Vec::new(),
+            is_routed: gathered.is_routed,
         };
         let mut failure = None;
-        for answer in answers {
+        for (leg, answer) in self.plan.legs().iter().zip(gathered.answers) {
+            let Some(answer) = answer else {
+                retrieved.give_up(
+                    *leg,
+                    encoding.get(),
+                    not_waited_for(gathered.is_routed, begun.clone()),
+                );
+                continue;
+            };
             retrieved.reports.extend(answer.reports);
             retrieved.encoded = retrieved.encoded.or(answer.encoded);
             match answer.outcome {
@@ -110,13 +179,64 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn leg(self, leg: Leg) -> Result<LegAnswer, SearchError> {
+    /// What the legs say, until the query turns out to need no more of them, or the time of the stage is up and there is something to
+    /// go on with. As long as there is not, the legs have all the time that the answer can spare.
+    async fn gather(self, encoding: &OnceLock<StageReport>) -> Result<Gathered, SearchError> {
+        let patience = self.grant(BudgetStage::Retrieve).deadline();
+        let legs = self.plan.legs().iter().enumerate();
+        let mut waiting: FuturesUnordered<_> = legs
+            .filter(|(_, leg)| !self.plan.is_routed || **leg == Leg::Sparse)
+            .map(|(place, leg)| async move { (place, self.leg(*leg, encoding).await) })
+            .collect();
+        let mut gathered = Gathered {
+            answers: self.plan.legs().iter().map(|_| None).collect(),
+            is_routed: self.plan.is_routed,
+        };
+        loop {
+            let patience = patience.filter(|_| self.can_go_on_with(&gathered));
+            let Ok(Some((place, answer))) =
+                within(patience, async { Ok(waiting.next().await) }).await
+            else {
+                return Ok(gathered);
+            };
+            let answer = answer?;
+            gathered.is_routed |= self.is_decided_by(&answer);
+            gathered.answers[place] = Some(answer);
+            if gathered.is_routed {
+                return Ok(gathered);
+            }
+        }
+    }
+
+    /// Whether there is a list, and every leg without which there is no answer has said what it has to say.
+    fn can_go_on_with(self, gathered: &Gathered) -> bool {
+        let mut answers = self.plan.legs().iter().zip(&gathered.answers);
+        let has_list = gathered.lists().next().is_some();
+        has_list && answers.all(|(leg, answer)| answer.is_some() || !self.is_required(*leg))
+    }
+
+    /// Whether the sparse leg's list is clear enough to be the answer.
+    fn is_decided_by(self, answer: &LegAnswer) -> bool {
+        let list = answer.outcome.as_ref().ok();
+        let list = list.filter(|list| list.leg == Leg::Sparse && self.plan.legs().len() > 1);
+        let margin = list.and_then(LegList::margin);
+        let threshold = self.plan.sparse_margin();
+        margin
+            .zip(threshold)
+            .is_some_and(|(margin, threshold)| margin >= threshold)
+    }
+
+    async fn leg(
+        self,
+        leg: Leg,
+        encoding: &OnceLock<StageReport>,
+    ) -> Result<LegAnswer, SearchError> {
         let answer = match leg {
             Leg::Sparse => self.sparse_leg().await,
-            Leg::Dense => self.dense_leg().await,
+            Leg::Dense => self.dense_leg(encoding).await,
         };
         match answer.outcome {
-            Err(error) if !error.may_degrade() || self.is_indispensable(leg) => Err(error),
+            Err(error) if !error.may_degrade() || self.is_required(leg) => Err(error),
             Err(error) => {
                 tracing::warn!(stage = leg.name(), %error, "answering without this stage");
                 Ok(LegAnswer {
@@ -126,6 +246,10 @@ impl<'a> Run<'a> {
             }
             Ok(_) => Ok(answer),
         }
+    }
+
+    fn is_required(self, leg: Leg) -> bool {
+        self.is_indispensable(leg) || self.plan.pipeline.requires(leg.name())
     }
 
     /// Without the sparse leg nobody could say which passages a query with required or excluded words refuses.
@@ -150,13 +274,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn dense_leg(self) -> LegAnswer {
+    async fn dense_leg(self, report: &OnceLock<StageReport>) -> LegAnswer {
         let holding = match self.placement.dense.holding() {
             Ok(holding) => holding,
             Err(reason) => return self.skipped_dense(reason),
         };
         let encoding = self.encoding_for_retrieval(&holding.fingerprints.encoder);
-        let (encode_report, encoded) = self.encode(encoding).await;
+        let (encode_report, encoded) = self.encode(encoding, self.end_of_stages()).await;
+        // Whoever gives the leg up still tells how the encoder did.
+        let encode_report = report.get_or_init(|| encode_report).clone();
         let encoded = match encoded {
             Ok(encoded) => Arc::new(encoded),
             Err(error) => {
@@ -220,13 +346,28 @@ impl<'a> Run<'a> {
     {
         let mut watch = self.begin(leg.name());
         let shards = holding.shards();
+        let deadline = self.end_of_stages();
         let span = tracing::info_span!(
             "retrieve",
             stage = leg.name(),
             shards,
             found = tracing::field::Empty
         );
-        let calls = (0..shards).map(|shard| search(shard, self.target(shard)));
+        let target = |shard| Target {
+            deadline,
+            ..self.target(shard)
+        };
+        // What is found on a shard whose documents nobody holds could not be shown.
+        let calls = (0..shards).map(|shard| {
+            let is_shown = !self.placement.documents.of_shard(shard).is_empty();
+            let call = is_shown.then(|| search(shard, target(shard)));
+            async move {
+                match call {
+                    Some(call) => call.await,
+                    None => Err(CallError::nobody(Service::SparseRetriever)),
+                }
+            }
+        });
         let gather = async {
             let answers = join_all(calls).await;
             watch.report.candidates_in = holding.passages;
@@ -243,7 +384,7 @@ impl<'a> Run<'a> {
         (watch.end(), outcome)
     }
 
-    /// One list of all shards. A leg without one of its shards has no ranking: it fails.
+    /// One list of all shards that answered. Without any the leg fails; without some it is a part.
     async fn merge(
         self,
         leg: Leg,
@@ -258,18 +399,22 @@ impl<'a> Run<'a> {
                 Ok(found) => passages.extend(take(found, shard, watch)),
                 Err(error) => {
                     watch.miss(shard);
-                    failure = failure.or(Some(error));
+                    failure = failure.or(Some(SearchError::from(error)));
                 }
             }
         }
         if let Some(error) = failure {
-            note_missing_shard(watch);
-            return Err(error.into());
+            if !watch.some_answered() || !error.may_degrade() {
+                return Err(error);
+            }
+            tracing::warn!(stage = leg.name(), %error, "answering without a shard");
+            watch.lessen(StageStatus::Partial, reason_of_missing(&error));
         }
+        let is_full = passages.len() >= self.plan.depth || !watch.all_answered();
         let passages = self.cut(passages).await?;
         Ok(LegList {
             leg,
-            is_full: passages.len() >= self.plan.depth,
+            is_full,
             passages,
         })
     }
@@ -319,8 +464,9 @@ fn take(found: Found, shard: u32, watch: &mut StageWatch) -> impl Iterator<Item 
 }
 
 /// Some shards answered and one did not: that is other news than a service that is gone.
-fn note_missing_shard(watch: &mut StageWatch) {
-    if watch.some_answered() {
-        watch.lessen(StageStatus::Failed, StageReason::ShardMissing);
+fn reason_of_missing(error: &SearchError) -> StageReason {
+    match error.reason() {
+        StageReason::Unavailable => StageReason::ShardMissing,
+        reason => reason,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! All passages of a document that were found are scored, and the best of them counts. How these scores and the earlier ones become one
 //! is said in [`search_core::rerank`]. The best documents' passages are sent first, and of a document that first by which it is shown,
-//! since a shard that is late gives the scores of the first ones. Of the time that is left when it begins a stage takes half.
+//! since a shard that is late gives the scores of the first ones.
 
 use crate::clients::{ColbertClient, DenseClient, Encoded, QueryTokens, Scored, Target};
+use crate::costs::first_within;
 use crate::encode::{EncodingBeside, Outcome, QuerySource, tokens_of};
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
@@ -12,7 +13,8 @@ use crate::head::{merge_head, why_it_ended};
 use crate::plan::{HeadPart, VectorStage};
 use crate::ranking::{LaterScores, Ranking};
 use crate::scores::ask_shards;
-use search_core::{Address, Deadline, StageReason, StageStatus};
+use search_core::{Address, Deadline, Grant, StageReason, StageStatus, micros};
+use service_kit::now;
 use std::collections::HashMap;
 use tracing::Instrument;
 
@@ -80,13 +82,15 @@ impl<'a> Run<'a> {
         part: HeadPart,
         stage: VectorStage,
         query: Query<'a>,
+        grant: Grant,
         ranked: &mut Ranked,
     ) {
         let mut watch = self.begin(stage.name());
-        let deadline = self.part_of_time_left(|left| left / 2);
+        let granted = watch.grant(grant);
+        let deadline = granted.unwrap_or_else(|_| Some(Deadline::new(now())));
         let encoded = query.by(deadline, ranked).await;
         let vectors = match &encoded {
-            Ok(encoded) => Vectors::of(stage, encoded),
+            Ok(encoded) => granted.and_then(|_| Vectors::of(stage, encoded)),
             Err(reason) => Err(*reason),
         };
         match vectors {
@@ -94,7 +98,7 @@ impl<'a> Run<'a> {
             Ok(vectors) => {
                 let window = Window {
                     vectors,
-                    documents: ranked.ranking.len().min(part.window as usize),
+                    documents: self.fitting(part, &ranked.ranking, deadline, &mut watch),
                     deadline,
                 };
                 self.score_window(part, window, &mut ranked.ranking, &mut watch)
@@ -105,6 +109,27 @@ impl<'a> Run<'a> {
             ranked.matched_with = encoded.ok();
         }
         ranked.reports.push(watch.end());
+    }
+
+    /// How many documents of the window are expected to be scored in time.
+    fn fitting(
+        self,
+        part: HeadPart,
+        ranking: &Ranking,
+        deadline: Option<Deadline>,
+        watch: &mut StageWatch,
+    ) -> usize {
+        let window = ranking.len().min(part.window as usize);
+        let time = deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default());
+        let most = self.mesh.costs.of(part.stage).fitting(time);
+        let passages = ranking
+            .passages_by_document(window)
+            .map(|count| count as f64);
+        let documents = first_within(passages, most, part.floor as usize);
+        if documents < window {
+            watch.lessen(StageStatus::Partial, StageReason::Deadline);
+        }
+        documents
     }
 
     async fn score_window(
@@ -120,7 +145,7 @@ impl<'a> Run<'a> {
         let span = tracing::info_span!("score", stage, documents, scored = tracing::field::Empty);
         let score = async {
             within(window.deadline, self.settle_ties(ranking, documents)).await?;
-            Ok::<_, SearchError>(self.ask_for_scores(window, ranking, watch).await)
+            Ok::<_, SearchError>(self.ask_for_scores(part, window, ranking, watch).await)
         };
         match score.instrument(span.clone()).await {
             Ok(own) => {
@@ -143,16 +168,21 @@ impl<'a> Run<'a> {
     /// The scores of the passages of the head, parallel to the pool; none of those that nobody scored.
     async fn ask_for_scores(
         self,
+        part: HeadPart,
         window: Window<'_>,
         ranking: &Ranking,
         watch: &mut StageWatch,
     ) -> Vec<Option<f32>> {
-        let passages = ranking.passages_of_head(window.documents);
+        let passages: Vec<_> = ranking.passages_of_head(window.documents).collect();
+        let (cost, items) = (self.mesh.costs.of(part.stage), passages.len() as f64);
+        watch.report.expected_us = micros(cost.expected(items));
+        let began = now();
         let score = |shard, addresses: Vec<Address>| async move {
             let scored = self.score_shard(window, shard, &addresses);
             within(window.deadline, scored).await
         };
         let answers = ask_shards(passages, window.vectors.most_addresses(), score).await;
+        let took = now().saturating_duration_since(began);
         let mut own = vec![None; ranking.passages()];
         for answer in answers {
             for (position, score) in answer.known(watch) {
@@ -161,6 +191,10 @@ impl<'a> Run<'a> {
             if answer.is_cut_short() {
                 watch.lessen(StageStatus::Partial, why_it_ended(window.deadline));
             }
+        }
+        // What failed, failed at once, and says nothing of what the work costs.
+        if watch.all_answered() {
+            cost.observe(own.iter().flatten().count() as f64, took);
         }
         own
     }

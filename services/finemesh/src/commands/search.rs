@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 use search_proto::common::Filter;
 use search_proto::convert::filter_to_wire;
-use search_proto::search::{Fusion, FusionMethod, SearchRequest};
+use search_proto::search::{Fusion, FusionMethod, Routing, SearchRequest};
 
 use crate::backend::Backend;
-use crate::cli::{FusionArgs, FusionMethodArg, SearchArgs};
+use crate::cli::{FusionArgs, FusionMethodArg, RoutingArg, SearchArgs};
 use crate::error::readable;
 use crate::output::say;
 use crate::{json, render};
@@ -23,6 +23,8 @@ pub(crate) async fn search(backend: &mut Backend, args: SearchArgs) -> Result<()
         fusion: fusion(&args.fusion, args.alpha),
         explain: args.explain,
         budget_ms: args.budget_ms,
+        require_full_coverage: args.require_full_coverage,
+        routing: routing(args.routing).into(),
     };
     let response = backend
         .search
@@ -39,6 +41,14 @@ pub(crate) async fn search(backend: &mut Backend, args: SearchArgs) -> Result<()
         ))?;
     }
     Ok(())
+}
+
+const fn routing(argument: RoutingArg) -> Routing {
+    match argument {
+        RoutingArg::Auto => Routing::Unspecified,
+        RoutingArg::AllStages => Routing::AllStages,
+        RoutingArg::SparseOnly => Routing::SparseOnly,
+    }
 }
 
 fn parse_filter(condition: &str) -> Result<Filter> {

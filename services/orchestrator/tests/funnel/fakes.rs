@@ -78,6 +78,8 @@ pub(crate) struct Script {
     pub(crate) failures: Vec<(&'static str, Option<u32>, Code)>,
     /// Calls that never answer.
     pub(crate) hanging: Vec<&'static str>,
+    /// Milliseconds that calls take.
+    pub(crate) delays_ms: BTreeMap<&'static str, u64>,
     pub(crate) refused_segments: u32,
     /// Addresses that the sparse retriever does not have.
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
@@ -142,6 +144,7 @@ impl Script {
             scorer: ScorerScript::default(),
             failures: Vec::new(),
             hanging: Vec::new(),
+            delays_ms: BTreeMap::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
             blank: BTreeSet::new(),
@@ -265,6 +268,9 @@ impl Fake {
             .push((call.to_owned(), left));
         if self.read(|script| script.hanging.contains(&call)) {
             std::future::pending::<()>().await;
+        }
+        if let Some(delay_ms) = self.read(|script| script.delays_ms.get(call).copied()) {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         if self.is_broken {
             return Err(Status::unavailable("scripted"));
@@ -708,6 +714,8 @@ pub(crate) fn config(depth: u32, change: impl FnOnce(&mut RawConfig)) -> Config 
     };
     for pipeline in raw.pipelines.values_mut() {
         pipeline.retrieve_depth = depth;
+        // A busy machine is not what is tested.
+        pipeline.budget_ms = 60_000;
         for part in [&mut pipeline.late_interaction, &mut pipeline.rerank] {
             let part = part.iter_mut();
             part.for_each(|part| part.window = part.window.map(|window| window.min(depth)));

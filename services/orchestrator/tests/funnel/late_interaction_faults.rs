@@ -277,13 +277,13 @@ async fn what_is_scored_when_the_time_is_up_counts() {
     let smaller = mesh(turned(), 4, 1.0).await;
     let smaller = smaller.ask(plainly("colbert")).await.unwrap();
     let mesh = mesh(turned(), 5, 1.0).await;
-    mesh.change(|script| script.scorer.passage_ms = 48);
+    mesh.change(|script| script.scorer.passage_ms = 84);
     let started = tokio::time::Instant::now();
     let budget = Duration::from_millis(400);
     let answer = mesh.ask_within(plainly("colbert"), budget).await.unwrap();
-    // Half of the time that was left is enough for four of them.
+    // All but what is kept back is enough for four of them.
     let elapsed = started.elapsed();
-    assert!(elapsed <= Duration::from_millis(205), "{elapsed:?}");
+    assert!(elapsed <= Duration::from_millis(355), "{elapsed:?}");
     let partial = (StageStatus::Partial, StageReason::Deadline);
     assert_eq!(outcome(&answer, STAGE), partial);
     // As if the window ended there.
@@ -311,8 +311,9 @@ async fn a_scorer_that_is_silent_leaves_time_for_the_answer() {
         let budget = Duration::from_millis(400);
         let answer = mesh.ask_within(request("colbert"), budget).await.unwrap();
         let elapsed = started.elapsed();
-        let half = Duration::from_millis(195)..=Duration::from_millis(205);
-        assert!(half.contains(&elapsed), "{hanging}: {elapsed:?}");
+        // All but what is kept back.
+        let most = Duration::from_millis(345)..=Duration::from_millis(355);
+        assert!(most.contains(&elapsed), "{hanging}: {elapsed:?}");
         assert_eq!(ids(&answer), PLAIN);
         assert_eq!(outcome(&answer, STAGE), (status, StageReason::Deadline));
         if hanging == "encode_tokens" {
@@ -322,7 +323,7 @@ async fn a_scorer_that_is_silent_leaves_time_for_the_answer() {
         let log = std::mem::take(&mut mesh.script.lock().unwrap().log);
         let mut limits = log.iter().filter(|(call, _)| call == "colbert.score");
         assert!(
-            limits.all(|(_, left)| left.is_some_and(|left| left <= 200)),
+            limits.all(|(_, left)| left.is_some_and(|left| left <= 350)),
             "{log:?}"
         );
     }
@@ -330,13 +331,13 @@ async fn a_scorer_that_is_silent_leaves_time_for_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_time_is_kept_too() {
-    // Half of it, in whole milliseconds, leaves one for the answer.
+    // Three quarters of it, in whole milliseconds, leave one for the answer.
     for budget_ms in [4, 5, 10, 20, 40, 80] {
         let mesh = mesh(turned(), 5, 1.0).await;
         mesh.change(|script| script.hanging = vec!["colbert.score"]);
         let started = tokio::time::Instant::now();
         let asked = search::SearchRequest {
-            budget_ms,
+            budget_ms: Some(budget_ms),
             ..request("colbert")
         };
         let answer = mesh.ask(asked).await.unwrap();
@@ -386,7 +387,7 @@ async fn a_shard_that_does_not_answer_leaves_its_documents_their_scores() {
 #[tokio::test(start_paused = true)]
 async fn shards_that_are_late_give_what_they_have() {
     let mesh = mesh(twenty(4), 10, 1.0).await;
-    mesh.change(|script| script.scorer.passage_ms = 90);
+    mesh.change(|script| script.scorer.passage_ms = 170);
     let budget = Duration::from_millis(400);
     let answer = mesh.ask_within(request("colbert"), budget).await.unwrap();
     check(&answer);

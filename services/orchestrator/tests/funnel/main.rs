@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod answers;
+mod budgets;
+mod chaos;
 mod explaining;
 mod fakes;
 mod faults;
@@ -12,5 +14,7 @@ mod reranker;
 mod reranking;
 mod reranking_faults;
 mod rescoring;
+mod routing;
 mod scorer;
 mod sharding;
+mod streaming;

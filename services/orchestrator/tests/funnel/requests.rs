@@ -65,7 +65,7 @@ async fn bad_requests_name_the_field() {
         (
             "budget_ms",
             search::SearchRequest {
-                budget_ms: 600_001,
+                budget_ms: Some(600_001),
                 ..request("")
             },
         ),

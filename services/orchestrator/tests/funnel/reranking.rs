@@ -89,7 +89,9 @@ async fn the_trail_and_the_report_say_how_passages_were_read() {
     // Of two batches.
     assert_eq!((report.queue_us, report.compute_us), (6, 10));
     let [(call, left)] = reranker.calls().try_into().unwrap();
-    assert_eq!((call.query.as_str(), left), ("bone loss", None));
+    assert_eq!(call.query, "bone loss");
+    // Of a minute, less what is kept back.
+    assert!(left.is_some_and(|left| left <= 59_950), "{left:?}");
     assert_eq!(call.passages, ["text of 0:3", "text of 0:0", "text of 0:1"]);
     let hit = answer.hits.iter().find(|hit| hit.id == "b").unwrap();
     let entry = trail(hit, "rerank").unwrap();

@@ -451,16 +451,10 @@ async fn a_rescorer_that_is_too_slow_leaves_time_for_the_answer() {
         let started = tokio::time::Instant::now();
         let budget = Duration::from_millis(400);
         let answer = mesh.ask_within(request("rescored"), budget).await.unwrap();
-        // Half of the time that was left.
+        // All but what is kept back.
         let elapsed = started.elapsed();
-        assert!(
-            elapsed >= Duration::from_millis(195),
-            "{hanging}: {elapsed:?}"
-        );
-        assert!(
-            elapsed <= Duration::from_millis(205),
-            "{hanging}: {elapsed:?}"
-        );
+        let most = Duration::from_millis(345)..=Duration::from_millis(355);
+        assert!(most.contains(&elapsed), "{hanging}: {elapsed:?}");
         assert_eq!(ids(&answer), ["d", "a", "b", "c", "e"]);
         assert_eq!(outcome(&answer, "rescore"), (status, StageReason::Deadline));
         if hanging == "encode_rescore" {
@@ -472,7 +466,7 @@ async fn a_rescorer_that_is_too_slow_leaves_time_for_the_answer() {
         assert!(
             limits
                 .clone()
-                .all(|(_, left)| left.is_some_and(|left| left <= 200)),
+                .all(|(_, left)| left.is_some_and(|left| left <= 350)),
             "{log:?}"
         );
     }

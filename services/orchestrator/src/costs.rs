@@ -1,0 +1,117 @@
+//! What the stages of the head cost in this mesh: learnt from every answer, and asked before a stage is given its candidates.
+
+use crate::plan::{HeadStage, VectorStage};
+use search_core::{CostModel, CostPrior};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Tokens of a text that a model reads at most, for the estimate: longer ones are cut.
+const MOST_TOKENS: usize = 512;
+/// Bytes of a token of running text, about.
+const TOKEN_BYTES: usize = 4;
+
+/// One estimate for each stage, over all pipelines: the services are the same ones.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    /// Items are passages.
+    rescore: StageCost,
+    /// Items are passages.
+    late_interaction: StageCost,
+    /// Items are tokens, by [`tokens_of_pair`].
+    rerank: StageCost,
+}
+
+/// The running estimate of one stage.
+#[derive(Debug)]
+pub(crate) struct StageCost(Mutex<CostModel>);
+
+impl Costs {
+    /// What is measured on two cores, before anything is learnt.
+    pub(crate) fn new() -> Self {
+        let cost = |fixed_us, per_item_us| {
+            StageCost(Mutex::new(CostModel::new(CostPrior {
+                fixed: Duration::from_micros(fixed_us),
+                per_item: Duration::from_micros(per_item_us),
+            })))
+        };
+        Self {
+            rescore: cost(500, 2),
+            late_interaction: cost(500, 10),
+            rerank: cost(3000, 50),
+        }
+    }
+
+    pub(crate) const fn of(&self, stage: HeadStage) -> &StageCost {
+        match stage {
+            HeadStage::Vectors(VectorStage::Rescore) => &self.rescore,
+            HeadStage::Vectors(VectorStage::LateInteraction) => &self.late_interaction,
+            HeadStage::Rerank => &self.rerank,
+        }
+    }
+}
+
+impl StageCost {
+    /// Items that are expected to be done in this time; without a limit all of them.
+    pub(crate) fn fitting(&self, time: Option<Duration>) -> f64 {
+        time.map_or(f64::INFINITY, |time| self.model().fitting(time))
+    }
+
+    pub(crate) fn expected(&self, items: f64) -> Duration {
+        self.model().expected(items)
+    }
+
+    pub(crate) fn observe(&self, items: f64, took: Duration) {
+        self.model().observe(items, took);
+    }
+
+    /// Held for some arithmetic, once or twice a stage.
+    fn model(&self) -> MutexGuard<'_, CostModel> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokens of query and passage together, about.
+pub(crate) fn tokens_of_pair(query: &str, passage: &str) -> f64 {
+    let bytes = query.len().saturating_add(passage.len());
+    (bytes / TOKEN_BYTES).clamp(1, MOST_TOKENS) as f64
+}
+
+/// How many of the first items are within this cost, at least `floor` where there are as many.
+pub(crate) fn first_within(
+    costs: impl IntoIterator<Item = f64>,
+    limit: f64,
+    floor: usize,
+) -> usize {
+    let mut spent = 0.0;
+    let costs = costs.into_iter().enumerate();
+    let within = costs.take_while(|(place, cost)| {
+        spent += cost;
+        spent <= limit || *place < floor
+    });
+    within.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_fit_are_taken_and_the_floor_in_any_case() {
+        let costs = [3.0, 4.0, 5.0, 1.0];
+        for (limit, floor, expected) in [
+            (0.0, 0, 0),
+            (0.0, 2, 2),
+            (6.9, 1, 1),
+            (7.0, 1, 2),
+            (12.5, 1, 3),
+            (f64::INFINITY, 1, 4),
+            (0.0, 9, 4),
+        ] {
+            assert_eq!(
+                first_within(costs, limit, floor),
+                expected,
+                "{limit} {floor}"
+            );
+        }
+    }
+}
