@@ -99,6 +99,11 @@ impl CostModel {
         duration(self.line().at(items))
     }
 
+    /// What so many items take, with caution for the spread of what was seen.
+    pub fn cautious(&self, items: f64) -> Duration {
+        duration(self.line().at(items) * (1.0 + CAUTION * self.spread))
+    }
+
     /// How many items are expected to be done in this time, with caution for the spread of what was seen.
     pub fn fitting(&self, time: Duration) -> f64 {
         let line = self.line();

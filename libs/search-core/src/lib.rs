@@ -3,9 +3,11 @@
 //! everything here is tested in virtual time.
 
 pub mod address;
+pub mod admission;
 pub mod budget;
 pub mod collection;
 pub mod cost;
+pub mod criticality;
 pub mod deadline;
 pub mod error;
 pub mod filter;
@@ -22,6 +24,7 @@ pub use address::Address;
 pub use budget::{Budget, Grant, StageShare};
 pub use collection::{CollectionName, CollectionNameError, SnapshotId, shard_of};
 pub use cost::{CostModel, CostPrior};
+pub use criticality::Criticality;
 pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
