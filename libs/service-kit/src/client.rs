@@ -20,7 +20,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::around::{HttpRequest, HttpResponse, around};
 use crate::status::status;
-use crate::{deadline, trace};
+use crate::{criticality, deadline, trace};
 
 /// A peer in the same cluster answers a connect in a millisecond; one that has not in this time is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +84,8 @@ impl MeshChannel {
         let service = ServiceBuilder::new()
             // Outermost: the span covers the wait for a connection too, and records what the deadline layer answers.
             .layer(around(trace::call))
+            // In the caller's task, which knows for whom the call is made.
+            .layer(around(criticality::call))
             // Around the transport, which knows no deadline inside a process and calls it CANCELLED over TCP.
             .layer(around(deadline::keep))
             .service(peer);

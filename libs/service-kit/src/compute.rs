@@ -1,18 +1,28 @@
 //! Runs compute-heavy work off the runtime's threads: a pool of its own, a bounded number of requests in front of it.
 //!
+//! What would come too late is refused when it comes, with the time after which there would be room ([`search_core::admission`]): the wait
+//! is what stands in the queue by what requests have taken so far, the time that a request needs itself likewise. Requests of a pool may
+//! differ in kind: the wait is that of their mix.
+//!
 //! Work whose caller has gone or whose deadline has passed leaves the queue at once, and stops at its next check once it runs.
 //!
 //! A request that is large enough may use several threads of the pool, by rayon's own means. A thread that waits for others to
 //! finish their share may then start another request in the meantime, and return to its own only after it. So no more
 //! requests are handed to the pool than it has threads; and work that is not worth sharing should not be.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError};
-use search_core::{Deadline, ErrorKind};
+use search_core::admission::{Load, Newcomer, QueueCost, TooLate, Workshop};
+use search_core::{Criticality, Deadline, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::criticality;
+use crate::deadline::now;
+use crate::metrics::{Counts, Refused, Waiting};
+use crate::status::Pushback;
 
 /// Why work was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +32,16 @@ pub enum ComputeError {
     Overloaded {
         /// How many may wait.
         waiting: usize,
+        /// When one of them will have left, by what they took so far.
+        retry_after: Duration,
+    },
+    /// The queue is longer than there is time.
+    #[error("a compute thread is free after {wait:?}: too late for this deadline")]
+    TooLate {
+        /// Until a thread is free.
+        wait: Duration,
+        /// When there would be time enough; none: never, for the work alone takes more.
+        retry_after: Option<Duration>,
     },
     /// The time is spent.
     #[error("the deadline passed before the work was done")]
@@ -44,10 +64,53 @@ impl ComputeError {
     #[must_use]
     pub fn kind(self) -> ErrorKind {
         match self {
-            Self::Overloaded { .. } => ErrorKind::ResourceExhausted,
+            Self::Overloaded { .. } | Self::TooLate { .. } => ErrorKind::ResourceExhausted,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked => ErrorKind::Internal,
+        }
+    }
+
+    /// What a refusal for load says of trying again.
+    #[must_use]
+    pub fn pushback(self) -> Option<Pushback> {
+        match self {
+            Self::Overloaded { retry_after, .. } => Some(Pushback::After(retry_after)),
+            Self::TooLate { retry_after, .. } => {
+                Some(retry_after.map_or(Pushback::Never, Pushback::After))
+            }
+            Self::DeadlineExceeded | Self::Cancelled | Self::Panicked => None,
+        }
+    }
+}
+
+impl From<TooLate> for ComputeError {
+    fn from(late: TooLate) -> Self {
+        Self::TooLate {
+            wait: late.wait,
+            retry_after: late.fits_after,
+        }
+    }
+}
+
+/// Items of a request: each is one.
+const REQUEST: f64 = 1.0;
+
+/// What work is worth whose time is over before it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// Nothing.
+    Whole,
+    /// What was done until then.
+    Parts,
+}
+
+impl Worth {
+    /// Items that have to be computed in time.
+    fn items(self) -> f64 {
+        match self {
+            Self::Whole => REQUEST,
+            Self::Parts => 0.0,
         }
     }
 }
@@ -55,12 +118,15 @@ impl ComputeError {
 /// Threads for computing, and a queue in front of them.
 #[derive(Debug)]
 pub struct ComputePool {
-    threads: ThreadPool,
+    pool: ThreadPool,
     /// One permit for each request that computes or waits.
     places: Arc<Semaphore>,
     /// One permit for each request that computes, first come, first served.
     turns: Arc<Semaphore>,
+    threads: usize,
     waiting: usize,
+    cost: Arc<Mutex<QueueCost>>,
+    counts: Counts,
 }
 
 /// A result and where its time went.
@@ -108,7 +174,7 @@ impl Drop for Caller {
 }
 
 impl ComputePool {
-    /// `threads` compute, `waiting` more requests may wait; `name` is in the threads' names.
+    /// `threads` compute, `waiting` more requests may wait; `name` is in the threads' names, and in the labels of what is counted.
     ///
     /// # Errors
     /// When the threads cannot be started.
@@ -120,15 +186,23 @@ impl ComputePool {
             // The caller sees a dropped channel; without a handler the process would be aborted.
             .panic_handler(|_| tracing::error!("a computation panicked"))
             .build()?;
+        let workshop = Workshop {
+            threads,
+            batch_items: REQUEST,
+            fixed_items: 0.0,
+        };
         Ok(Self {
-            threads: pool,
+            pool,
             places: Arc::new(Semaphore::new(threads + waiting)),
             turns: Arc::new(Semaphore::new(threads)),
+            threads,
             waiting,
+            cost: Arc::new(Mutex::new(QueueCost::new(workshop))),
+            counts: Counts::of(name),
         })
     }
 
-    /// Waits for a thread and runs the work on it. Dropping the future abandons the work.
+    /// Waits for a thread and runs the work on it. Dropping the future abandons the work. Refused where it would not be done in time.
     ///
     /// # Errors
     /// The work's own, or [`ComputeError`].
@@ -141,21 +215,50 @@ impl ComputePool {
         T: Send + 'static,
         E: From<ComputeError> + Send + 'static,
     {
-        let arrived = Instant::now();
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| ComputeError::Overloaded {
-            waiting: self.waiting,
-        })?;
-        let turn = self.turn(deadline).await?;
+        self.run_worth(Worth::Whole, deadline, work).await
+    }
+
+    /// The same for work that gives what it has when its time is over: refused only where it would not be begun in time.
+    ///
+    /// # Errors
+    /// As [`ComputePool::run`].
+    pub async fn run_anytime<T, E>(
+        &self,
+        deadline: Option<Deadline>,
+        work: impl FnOnce(&StillWanted) -> Result<T, E> + Send + 'static,
+    ) -> Result<Computed<T>, E>
+    where
+        T: Send + 'static,
+        E: From<ComputeError> + Send + 'static,
+    {
+        self.run_worth(Worth::Parts, deadline, work).await
+    }
+
+    async fn run_worth<T, E>(
+        &self,
+        worth: Worth,
+        deadline: Option<Deadline>,
+        work: impl FnOnce(&StillWanted) -> Result<T, E> + Send + 'static,
+    ) -> Result<Computed<T>, E>
+    where
+        T: Send + 'static,
+        E: From<ComputeError> + Send + 'static,
+    {
+        let place = self.admit(worth, deadline, criticality::current())?;
+        let arrival = Arrival::new(&self.counts);
+        let Some(turn) = self.turn(deadline).await else {
+            arrival.waiting.expired();
+            return Err(ComputeError::DeadlineExceeded.into());
+        };
         let wanted = StillWanted {
             deadline,
             abandoned: Arc::default(),
         };
         let _caller = Caller(Arc::clone(&wanted.abandoned));
         let (answer, answered) = oneshot::channel();
-        let span = tracing::Span::current();
-        self.threads.spawn_fifo(move || {
-            let result = span.in_scope(|| timed(arrived, work, &wanted));
+        let (span, cost) = (tracing::Span::current(), Arc::clone(&self.cost));
+        self.pool.spawn_fifo(move || {
+            let result = span.in_scope(|| timed(arrival, work, &wanted, &cost));
             drop((turn, place));
             // An error says that the caller is gone: there is nobody to tell.
             let _ = answer.send(result);
@@ -163,176 +266,125 @@ impl ComputePool {
         answered.await.map_err(|_| ComputeError::Panicked)?
     }
 
-    /// Waits until fewer requests compute than there are threads.
-    async fn turn(&self, deadline: Option<Deadline>) -> Result<OwnedSemaphorePermit, ComputeError> {
+    /// A place for a request that can be done in its time.
+    fn admit(
+        &self,
+        worth: Worth,
+        deadline: Option<Deadline>,
+        criticality: Criticality,
+    ) -> Result<OwnedSemaphorePermit, ComputeError> {
+        let load = self.load();
+        let newcomer = Newcomer {
+            items: worth.items(),
+            time_left: deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default()),
+            criticality,
+        };
+        let admitted = lock(&self.cost).admit(load, newcomer);
+        admitted.map_err(|late| {
+            self.counts.refused(Refused::Deadline, criticality);
+            ComputeError::from(late)
+        })?;
+        let is_full = load.waiting_items >= criticality.places(self.waiting) as f64
+            && load.computing_batches == self.threads;
+        let place = (!is_full).then(|| Arc::clone(&self.places).try_acquire_owned());
+        place.and_then(Result::ok).ok_or_else(|| {
+            self.counts.refused(Refused::Queue, criticality);
+            self.overloaded()
+        })
+    }
+
+    fn overloaded(&self) -> ComputeError {
+        let all_busy = Load {
+            computing_items: self.threads as f64,
+            computing_batches: self.threads,
+            ..Load::default()
+        };
+        ComputeError::Overloaded {
+            waiting: self.waiting,
+            retry_after: lock(&self.cost).wait(all_busy),
+        }
+    }
+
+    fn load(&self) -> Load {
+        let requests =
+            (self.threads + self.waiting).saturating_sub(self.places.available_permits());
+        let computing = requests.min(self.threads);
+        Load {
+            waiting_items: (requests - computing) as f64,
+            computing_items: computing as f64,
+            computing_batches: computing,
+        }
+    }
+
+    /// Waits until fewer requests compute than there are threads. None: the deadline came first.
+    async fn turn(&self, deadline: Option<Deadline>) -> Option<OwnedSemaphorePermit> {
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = match deadline {
             None => turn.await,
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), turn)
                 .await
-                .map_err(|_| ComputeError::DeadlineExceeded)?,
+                .ok()?,
         };
-        Ok(turn.expect("the semaphore is never closed"))
+        Some(turn.expect("the semaphore is never closed"))
     }
 }
 
+/// A request that waits, and since when.
+struct Arrival {
+    at: Instant,
+    waiting: Waiting,
+}
+
+impl Arrival {
+    fn new(counts: &Counts) -> Self {
+        Self {
+            at: Instant::now(),
+            waiting: Waiting::new(counts),
+        }
+    }
+
+    /// Ends the waiting: how long it was.
+    fn begin(self, wanted: &StillWanted) -> Result<Duration, ComputeError> {
+        match wanted.check() {
+            Ok(()) => {
+                let waited = self.at.elapsed();
+                self.waiting.begun(waited);
+                Ok(waited)
+            }
+            Err(ComputeError::DeadlineExceeded) => {
+                self.waiting.expired();
+                Err(ComputeError::DeadlineExceeded)
+            }
+            Err(gone) => Err(gone),
+        }
+    }
+}
+
+/// A panic while the lock is held leaves an estimate that further observations correct.
+fn lock(cost: &Mutex<QueueCost>) -> MutexGuard<'_, QueueCost> {
+    cost.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn timed<T, E: From<ComputeError>>(
-    arrived: Instant,
+    arrival: Arrival,
     work: impl FnOnce(&StillWanted) -> Result<T, E>,
     wanted: &StillWanted,
+    cost: &Mutex<QueueCost>,
 ) -> Result<Computed<T>, E> {
-    wanted.check()?;
+    let queue = arrival.begin(wanted)?;
     let started = Instant::now();
-    let value = work(wanted)?;
+    let result = work(wanted);
+    let compute = started.elapsed();
+    match &result {
+        Ok(_) => lock(cost).observe(REQUEST, compute),
+        Err(_) => lock(cost).observe_broken_off(REQUEST, compute),
+    }
     Ok(Computed {
-        value,
-        queue: started - arrived,
-        compute: started.elapsed(),
+        value: result?,
+        queue,
+        compute,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Sender, channel};
-
-    use super::*;
-
-    /// Occupies the one thread of a pool until the sender is dropped.
-    fn occupy(pool: &ComputePool) -> Sender<()> {
-        let (release, blocked) = channel::<()>();
-        let [place, turn] = [&pool.places, &pool.turns]
-            .map(|permits| Arc::clone(permits).try_acquire_owned().unwrap());
-        pool.threads.spawn_fifo(move || {
-            let _ = blocked.recv();
-            drop((turn, place));
-        });
-        release
-    }
-
-    #[tokio::test]
-    async fn measures_and_returns() {
-        let pool = ComputePool::new("test", 1, 0).unwrap();
-        let computed = pool.run(None, |_| Ok::<_, ComputeError>(7)).await.unwrap();
-        assert_eq!(computed.value, 7);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses() {
-        let pool = ComputePool::new("test", 1, 0).unwrap();
-        let release = occupy(&pool);
-        assert!(matches!(
-            pool.run(None, |_| Ok::<_, ComputeError>(())).await,
-            Err(ComputeError::Overloaded { waiting: 0 })
-        ));
-        drop(release);
-    }
-
-    #[tokio::test]
-    async fn expired_work_is_dropped_before_it_starts() {
-        let pool = ComputePool::new("test", 1, 1).unwrap();
-        let deadline = Deadline::new(Instant::now());
-        let result = pool
-            .run(Some(deadline), |_| -> Result<(), ComputeError> {
-                panic!("must not run")
-            })
-            .await;
-        assert!(
-            matches!(result, Err(ComputeError::DeadlineExceeded)),
-            "{result:?}"
-        );
-    }
-
-    /// The one thread stays occupied all along.
-    #[tokio::test(start_paused = true)]
-    async fn late_and_abandoned_work_leaves_the_queue_at_once() {
-        let pool = ComputePool::new("test", 1, 1).unwrap();
-        let _release = occupy(&pool);
-        let deadline = Deadline::after(Instant::now(), Duration::from_secs(3600)).unwrap();
-        let late = pool.run(Some(deadline), |_| Ok::<_, ComputeError>(()));
-        assert_eq!(late.await.unwrap_err(), ComputeError::DeadlineExceeded);
-        let abandoned = pool.run(None, |_| Ok::<_, ComputeError>(()));
-        let abandoned = tokio::time::timeout(Duration::from_secs(1), abandoned);
-        assert!(abandoned.await.is_err());
-        assert_eq!(pool.places.available_permits(), 1);
-    }
-
-    /// Each waits for a piece of work that another thread may take, and could start others meanwhile.
-    #[tokio::test]
-    async fn no_more_requests_run_than_there_are_threads() {
-        use std::sync::atomic::AtomicUsize;
-
-        const THREADS: usize = 2;
-        let pool = ComputePool::new("test", THREADS, 64).unwrap();
-        let [running, most] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
-        let requests = (0..64).map(|_| {
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
-            pool.run(None, move |_| {
-                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
-                rayon::join(std::thread::yield_now, std::thread::yield_now);
-                running.fetch_sub(1, Ordering::SeqCst);
-                Ok::<_, ComputeError>(())
-            })
-        });
-        for result in futures::future::join_all(requests).await {
-            result.unwrap();
-        }
-        assert!(most.load(Ordering::SeqCst) <= THREADS, "{most:?}");
-    }
-
-    #[tokio::test]
-    async fn abandoned_work_is_dropped_before_it_starts() {
-        let pool = ComputePool::new("test", 1, 1).unwrap();
-        let release = occupy(&pool);
-        let (ran, has_run) = channel::<()>();
-        {
-            let waiting = pool.run(None, move |_| {
-                ran.send(()).map_err(|_| ComputeError::Panicked)
-            });
-            tokio::pin!(waiting);
-            assert!(
-                std::future::poll_fn(|context| std::task::Poll::Ready(
-                    waiting.as_mut().poll(context).is_pending()
-                ))
-                .await
-            );
-        }
-        drop(release);
-        // The sender is dropped with the work, unsent.
-        assert!(has_run.recv().is_err());
-    }
-
-    #[tokio::test]
-    async fn running_work_notices_that_its_caller_has_gone() {
-        let pool = Arc::new(ComputePool::new("test", 1, 1).unwrap());
-        let (noticed, notice) = tokio::sync::oneshot::channel();
-        let (started, has_started) = tokio::sync::oneshot::channel();
-        let working = Arc::clone(&pool);
-        let call = tokio::spawn(async move {
-            let work = move |wanted: &StillWanted| -> Result<(), ComputeError> {
-                started.send(()).unwrap();
-                while wanted.check().is_ok() {
-                    std::thread::yield_now();
-                }
-                noticed.send(wanted.check().unwrap_err().kind()).unwrap();
-                wanted.check()
-            };
-            working.run(None, work).await
-        });
-        has_started.await.unwrap();
-        call.abort();
-        assert_eq!(notice.await.unwrap(), ErrorKind::Cancelled);
-    }
-
-    #[tokio::test]
-    async fn a_panic_fails_one_request_only() {
-        let pool = ComputePool::new("test", 1, 1).unwrap();
-        let result = pool
-            .run(None, |_| -> Result<(), ComputeError> {
-                panic!("on purpose")
-            })
-            .await;
-        assert!(matches!(result, Err(ComputeError::Panicked)));
-        assert!(pool.run(None, |_| Ok::<_, ComputeError>(())).await.is_ok());
-    }
-}
+mod tests;

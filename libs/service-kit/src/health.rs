@@ -3,14 +3,42 @@
 use std::sync::Arc;
 
 use futures::future::select_all;
+use search_core::ErrorKind;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::Service;
 
+use crate::around::{HttpRequest, HttpResponse};
+use crate::guarded::{EndWith, guarded};
 use crate::readiness::Readiness;
+use crate::status::status;
 
 /// The name of the server as a whole.
 const OVERALL: &str = "";
+
+/// Ends what watches health when the server drains, after it was told that nothing is ready.
+pub(crate) async fn end_watch<S>(
+    draining: CancellationToken,
+    request: HttpRequest,
+    mut rest: S,
+) -> Result<HttpResponse, S::Error>
+where
+    S: Service<HttpRequest, Response = HttpResponse>,
+{
+    if request.uri().path() != "/grpc.health.v1.Health/Watch" {
+        return rest.call(request).await;
+    }
+    let response = rest.call(request).await?;
+    let end = async move {
+        draining.cancelled().await;
+        // Health was reported before: that message is first.
+        tokio::task::yield_now().await;
+        let message = "the server shuts down";
+        status(ErrorKind::Unavailable, &message, Vec::new())
+    };
+    Ok(response.map(|body| guarded(body, EndWith(Box::pin(end)))))
+}
 
 /// A service and its readiness.
 #[derive(Debug)]

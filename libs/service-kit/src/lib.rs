@@ -1,17 +1,20 @@
 //! Config, telemetry, status mapping, channels, health, serve and drain. Knows gRPC; knows nothing of search.
 //!
 //! In the order in which a process meets them: [`config`] is read, [`telemetry`] is started, [`client`] channels are
-//! made, [`server`] serves behind its layers (trace, overload, [`deadline`], panics) until [`signals`] end
-//! it, and errors become a [`status`] at the edge.
+//! made, [`server`] serves behind its layers (trace, [`criticality`], overload, [`deadline`], panics) until [`signals`] end
+//! it, and errors become a [`status`] at the edge. What is refused and what waits is counted in [`metrics`].
 
 mod around;
 pub mod client;
 pub mod compute;
 pub mod config;
+pub mod criticality;
 pub mod deadline;
 mod guarded;
 mod health;
+mod limit;
 mod malformed;
+pub mod metrics;
 mod overload;
 mod panics;
 pub mod readiness;

@@ -1,35 +1,230 @@
-//! A limit on the calls in flight. Above it a call is refused at once: a caller that waits unseen has lost its time anyway.
+//! Limits on the calls in flight. Above them a call is refused at once: a caller that waits unseen has lost its time anyway.
+//!
+//! Which limit depends on what the descriptors say of the method. Unary calls have one that follows their latency ([`ConcurrencyLimit`]).
+//! Calls that stream last as long as their caller has something to say, a run of the indexer for hours: how long they take says
+//! nothing of the load, so they are no samples, and they are counted for themselves, against the fixed bound; a slow search refuses no run.
+//! What asks how the server is (health, reflection, `Describe`) is cheap, and has to be answered by a busy server: it is neither limited
+//! nor counted. A busy server is not a dead one: health knows nothing of these limits, or a load balancer would send all calls to
+//! the others, and those down too.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use search_core::ErrorKind;
+use http::HeaderMap;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use search_core::{Criticality, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Status};
 use tower::Service;
 
 use crate::around::{HttpRequest, HttpResponse};
+use crate::criticality;
+use crate::deadline::now;
 use crate::guarded::{Guard, guarded};
-use crate::status::status;
-use crate::trace::is_probe;
+use crate::limit::{ConcurrencyLimit, Ended};
+use crate::metrics::{Counts, Refused};
+use crate::status::{Pushback, status, with_pushback};
 
-impl Guard for OwnedSemaphorePermit {}
+/// The limits of one server. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Overload {
+    unary: Arc<Mutex<ConcurrencyLimit>>,
+    streams: Arc<Semaphore>,
+    /// Paths of the methods that stream.
+    streaming: Arc<HashSet<String>>,
+    counts: Counts,
+}
 
-/// Refuses with RESOURCE_EXHAUSTED what exceeds the limit; the permit is held until the response has ended.
-pub(crate) async fn refuse_above<S>(
-    permits: Arc<Semaphore>,
-    request: HttpRequest,
-    mut rest: S,
-) -> Result<HttpResponse, S::Error>
-where
-    S: Service<HttpRequest, Response = HttpResponse>,
-{
-    if is_probe(request.uri().path()) {
-        // A busy server is not a dead one.
-        return rest.call(request).await;
+impl Overload {
+    /// At most so many unary calls, and as many that stream.
+    pub(crate) fn new(calls: usize, descriptors: &FileDescriptorSet) -> Self {
+        Self {
+            unary: Arc::new(Mutex::new(ConcurrencyLimit::new(calls))),
+            streams: Arc::new(Semaphore::new(calls)),
+            streaming: Arc::new(descriptors.file.iter().flat_map(streaming_paths).collect()),
+            counts: Counts::of("server"),
+        }
     }
-    let Ok(permit) = permits.try_acquire_owned() else {
-        let message = "too many calls in flight";
-        return Ok(status(ErrorKind::ResourceExhausted, &message, Vec::new()).into_http());
+
+    /// Refuses with RESOURCE_EXHAUSTED what exceeds a limit; its place is held until the response has ended.
+    pub(crate) async fn refuse_above<S>(
+        self,
+        request: HttpRequest,
+        mut rest: S,
+    ) -> Result<HttpResponse, S::Error>
+    where
+        S: Service<HttpRequest, Response = HttpResponse>,
+    {
+        let path = request.uri().path();
+        if asks_how_it_is(path) {
+            return rest.call(request).await;
+        }
+        let mut place = match self.enter(path, criticality::current()) {
+            Ok(place) => place,
+            Err(refusal) => return Ok(refusal.into_http()),
+        };
+        let response = rest.call(request).await?;
+        place.trailers(response.headers());
+        Ok(response.map(|body| guarded(body, place)))
+    }
+
+    fn enter(&self, path: &str, criticality: Criticality) -> Result<Place, Status> {
+        let place = match self.streaming.contains(path) {
+            true => self.enter_stream(),
+            false => self.enter_unary(path, criticality),
+        };
+        place.map_err(|pushback| {
+            self.counts.refused(Refused::Limit, criticality);
+            let message = "too many calls in flight";
+            let refusal = status(ErrorKind::ResourceExhausted, &message, Vec::new());
+            with_pushback(refusal, pushback)
+        })
+    }
+
+    fn enter_stream(&self) -> Result<Place, Option<Pushback>> {
+        // When a stream ends nobody knows.
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        permit
+            .map(|permit| Place::Stream { _permit: permit })
+            .map_err(|_| None)
+    }
+
+    fn enter_unary(&self, path: &str, criticality: Criticality) -> Result<Place, Option<Pushback>> {
+        let entered = lock(&self.unary).enter(criticality);
+        entered.map_err(|after| Some(Pushback::After(after)))?;
+        Ok(Place::Unary(Unary {
+            limit: Arc::clone(&self.unary),
+            path: path.to_owned(),
+            began: now(),
+            ended: Ended::Otherwise,
+        }))
+    }
+}
+
+/// A panic while the lock is held leaves numbers that are consistent enough to go on.
+fn lock(limit: &Mutex<ConcurrencyLimit>) -> MutexGuard<'_, ConcurrencyLimit> {
+    limit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the call is about the server itself.
+fn asks_how_it_is(path: &str) -> bool {
+    path.starts_with("/grpc.health.v1.Health/")
+        || path.starts_with("/grpc.reflection.")
+        || path.ends_with("/Describe")
+}
+
+/// `/package.Service/Method` of each method whose request or response is a stream.
+fn streaming_paths(file: &FileDescriptorProto) -> impl Iterator<Item = String> {
+    let of_package = match file.package() {
+        "" => String::new(),
+        package => format!("{package}."),
     };
-    let response = rest.call(request).await?;
-    Ok(response.map(|body| guarded(body, permit)))
+    file.service.iter().flat_map(move |service| {
+        let of_service = format!("/{of_package}{}", service.name());
+        let methods = service.method.iter();
+        let streaming =
+            methods.filter(|method| method.client_streaming() || method.server_streaming());
+        streaming.map(move |method| format!("{of_service}/{}", method.name()))
+    })
+}
+
+/// A call in flight.
+enum Place {
+    Unary(Unary),
+    Stream { _permit: OwnedSemaphorePermit },
+}
+
+struct Unary {
+    limit: Arc<Mutex<ConcurrencyLimit>>,
+    path: String,
+    began: Instant,
+    ended: Ended,
+}
+
+impl Guard for Place {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let (Self::Unary(unary), Some(status)) = (self, Status::from_header_map(trailers)) {
+            unary.ended = match status.code() {
+                Code::Ok => Ended::Answered,
+                Code::DeadlineExceeded => Ended::Late,
+                _ => Ended::Otherwise,
+            };
+        }
+    }
+}
+
+impl Drop for Unary {
+    fn drop(&mut self) {
+        let (now, began) = (now(), self.began);
+        let took = now.saturating_duration_since(began);
+        lock(&self.limit).leave(&self.path, self.ended, took, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::{MethodDescriptorProto, ServiceDescriptorProto};
+
+    use super::*;
+
+    fn descriptors() -> FileDescriptorSet {
+        let method = |name: &str, client_streaming, server_streaming| MethodDescriptorProto {
+            name: Some(name.to_owned()),
+            client_streaming: Some(client_streaming),
+            server_streaming: Some(server_streaming),
+            ..MethodDescriptorProto::default()
+        };
+        let service = ServiceDescriptorProto {
+            name: Some("Indexer".to_owned()),
+            method: vec![
+                method("Index", true, true),
+                method("SetStages", false, true),
+                method("Delete", false, false),
+            ],
+            ..ServiceDescriptorProto::default()
+        };
+        FileDescriptorSet {
+            file: vec![FileDescriptorProto {
+                package: Some("test.v1".to_owned()),
+                service: vec![service],
+                ..FileDescriptorProto::default()
+            }],
+        }
+    }
+
+    #[test]
+    fn streams_and_unary_calls_take_no_places_from_each_other() {
+        let overload = Overload::new(1, &descriptors());
+        let enter = |path| overload.enter(path, Criticality::Critical);
+        let unary = enter("/test.v1.Indexer/Delete").ok().unwrap();
+        let stream = enter("/test.v1.Indexer/Index").ok().unwrap();
+        let refused = |path| enter(path).err().map(|status| status.code());
+        let exhausted = Some(Code::ResourceExhausted);
+        assert_eq!(refused("/test.v1.Indexer/Delete"), exhausted);
+        assert_eq!(refused("/test.v1.Indexer/SetStages"), exhausted);
+        drop(unary);
+        assert_eq!(refused("/test.v1.Indexer/Delete"), None);
+        drop(stream);
+        assert_eq!(refused("/test.v1.Indexer/SetStages"), None);
+    }
+
+    #[test]
+    fn only_what_is_about_the_server_itself_is_let_by() {
+        for path in [
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/finemesh.sparse.v1.SparseRetrieverService/Describe",
+        ] {
+            assert!(asks_how_it_is(path), "{path}");
+        }
+        for path in [
+            "/finemesh.search.v1.SearchService/Search",
+            "/Describe/Search",
+            "/",
+        ] {
+            assert!(!asks_how_it_is(path), "{path}");
+        }
+    }
 }

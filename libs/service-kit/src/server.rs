@@ -4,14 +4,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use http::Request;
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -21,10 +21,11 @@ use tonic_health::server::HealthReporter;
 use tower::Service;
 
 use crate::around::around;
-use crate::health::{Health, Watched};
+use crate::health::{Health, Watched, end_watch};
+use crate::overload::Overload;
 use crate::readiness::Readiness;
 use crate::transport::{Cuttable, InProcessListener, pipes, sockets};
-use crate::{deadline, malformed, overload, panics, trace};
+use crate::{criticality, deadline, malformed, panics, trace};
 
 /// Largest message, in either direction. A thousand hits with their texts are 2 MiB, 65,536 addresses 0.5 MiB.
 /// Every generated server and client is given it as its decoding and encoding limit.
@@ -39,7 +40,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a server may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Calls in flight; more are refused with RESOURCE_EXHAUSTED.
+    /// Unary calls in flight, at most, and as many that stream; more are refused with RESOURCE_EXHAUSTED. Of unary calls fewer are taken
+    /// while answers take a multiple of their usual time.
     pub calls: usize,
     /// How long calls may go on after the shutdown signal; then their connections are cut.
     pub drain: Duration,
@@ -106,6 +108,8 @@ impl ServerBuilder {
     /// # Errors
     /// When the descriptor set cannot be read.
     pub fn build(self, descriptor_set: &[u8]) -> Result<Server, ServerError> {
+        let descriptors = FileDescriptorSet::decode(descriptor_set)
+            .map_err(|error| ServerError::Reflection(error.into()))?;
         let reporter = HealthReporter::new();
         let health = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
         let reflection = tonic_reflection::server::Builder::configure()
@@ -120,7 +124,7 @@ impl ServerBuilder {
         Ok(Server {
             limits: self.limits,
             routes: routes.prepare(),
-            permits: Arc::new(Semaphore::new(self.limits.calls)),
+            overload: Overload::new(self.limits.calls, &descriptors),
             health: Health::new(reporter, self.watched),
         })
     }
@@ -131,7 +135,7 @@ impl ServerBuilder {
 pub struct Server {
     limits: ServerLimits,
     routes: Routes,
-    permits: Arc<Semaphore>,
+    overload: Overload,
     health: Health,
 }
 
@@ -182,7 +186,7 @@ impl Server {
             draining.cancel();
         };
         let cuttable = connections.map(|io| io.map(|io| Cuttable::new(io, cut.clone())));
-        let served = self.transport(cuttable, signal);
+        let served = self.transport(cuttable, draining.clone(), signal);
         let bound = async {
             draining.cancelled().await;
             tokio::time::sleep(limits.drain).await;
@@ -201,12 +205,13 @@ impl Server {
     async fn transport<T>(
         self,
         connections: impl Stream<Item = io::Result<T>>,
+        draining: CancellationToken,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError>
     where
         T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let permits = self.permits;
+        let overload = self.overload;
         TonicServer::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             // A caller whose deadline passes resets its streams, many at once where many queries share a connection. By
@@ -216,9 +221,15 @@ impl Server {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             // Outermost: a call that is refused, late or panics has a span like any other.
             .layer(around(trace::serve))
+            // All that is done for a call is as critical as it says; the limits ask for it first.
+            .layer(around(criticality::serve))
             // Before anything is spent on the call.
             .layer(around(move |request, rest| {
-                overload::refuse_above(Arc::clone(&permits), request, rest)
+                overload.clone().refuse_above(request, rest)
+            }))
+            // Whoever watches the health of a server that drains is told, and let go: it would hold the drain up to its bound.
+            .layer(around(move |request, rest| {
+                end_watch(draining.clone(), request, rest)
             }))
             // Above the handler, whose future it drops; below the refusals, which take no time.
             .layer(around(deadline::obey))

@@ -1,4 +1,4 @@
-//! Logs to stderr, and spans to an OTLP receiver where one is configured.
+//! Logs to stderr, and spans and metrics to an OTLP receiver where one is configured.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider,
@@ -23,6 +25,8 @@ use crate::config::Problems;
 
 /// Spans leave at least this often.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Metrics leave this often: sums, of which none is missed.
+const METRICS_INTERVAL: Duration = Duration::from_secs(10);
 /// A receiver that has not taken a batch in this time does not get it; also the longest wait for it at the end.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,7 +36,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct TelemetryConfig {
     /// What is logged: a level, or directives as in `info,tantivy=warn`.
     pub log: String,
-    /// Where spans are sent by OTLP over gRPC, as in `http://collector:4317`. Unset: nowhere.
+    /// Where spans and metrics are sent by OTLP over gRPC, as in `http://collector:4317`. Unset: nowhere.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -81,13 +85,13 @@ pub enum TelemetryError {
 
 /// Sends what is left when it is dropped: keep it until the process ends.
 #[derive(Debug)]
-#[must_use = "dropping it stops the export of spans"]
+#[must_use = "dropping it stops the export of spans and metrics"]
 pub struct Telemetry {
     export: Option<Export>,
 }
 
 impl Telemetry {
-    /// Starts logging, and exporting spans of `service` where `config` says so. Once per process.
+    /// Starts logging, and exporting spans and metrics of `service` where `config` says so. Once per process, before anything is counted.
     ///
     /// # Errors
     /// See [`TelemetryError`].
@@ -132,10 +136,11 @@ impl Drop for Telemetry {
     }
 }
 
-/// The exporter on a runtime of its own: the last batch can be sent while the service's runtime is blocked or gone.
+/// The exporters on a runtime of their own: the last batch can be sent while the service's runtime is blocked or gone.
 #[derive(Debug)]
 struct Export {
-    provider: SdkTracerProvider,
+    spans: SdkTracerProvider,
+    metrics: SdkMeterProvider,
     runtime: Runtime,
 }
 
@@ -146,37 +151,67 @@ impl Export {
             .thread_name("otlp-export")
             .enable_all()
             .build()?;
+        let resource = resource(service);
         let inside = runtime.enter();
-        let exporter = SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint)
-            .with_timeout(EXPORT_TIMEOUT)
-            .build()?;
+        let spans = spans_to(endpoint, resource.clone())?;
+        let metrics = metrics_to(endpoint, resource)?;
         drop(inside);
-        let batches = BatchConfigBuilder::default()
-            .with_scheduled_delay(EXPORT_INTERVAL)
-            .build();
-        let processor = BatchSpanProcessor::builder(exporter)
-            .with_batch_config(batches)
-            .build();
-        let provider = SdkTracerProvider::builder()
-            .with_span_processor(processor)
-            .with_resource(resource(service))
-            .build();
-        Ok(Self { provider, runtime })
+        opentelemetry::global::set_meter_provider(metrics.clone());
+        Ok(Self {
+            spans,
+            metrics,
+            runtime,
+        })
     }
 
     fn tracer(&self) -> SdkTracer {
-        self.provider.tracer("finemesh")
+        self.spans.tracer("finemesh")
     }
 
     fn stop(self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_TIMEOUT) {
-            tracing::warn!(%error, "the last spans could not be sent");
-        }
+        warn_unsent("spans", self.spans.shutdown_with_timeout(EXPORT_TIMEOUT));
+        warn_unsent(
+            "metrics",
+            self.metrics.shutdown_with_timeout(EXPORT_TIMEOUT),
+        );
         // A runtime may not be dropped where async code runs; this may.
         self.runtime.shutdown_background();
     }
+}
+
+fn warn_unsent(what: &str, sent: OTelSdkResult) {
+    if let Err(error) = sent {
+        tracing::warn!(%error, "the last {what} could not be sent");
+    }
+}
+
+fn spans_to(endpoint: &str, resource: Resource) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()?;
+    let batches = BatchConfigBuilder::default()
+        .with_scheduled_delay(EXPORT_INTERVAL)
+        .build();
+    let processor = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(batches)
+        .build();
+    let provider = SdkTracerProvider::builder().with_span_processor(processor);
+    Ok(provider.with_resource(resource).build())
+}
+
+fn metrics_to(endpoint: &str, resource: Resource) -> Result<SdkMeterProvider, ExporterBuildError> {
+    let exporter = MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()?;
+    let reader = PeriodicReader::builder(exporter)
+        .with_interval(METRICS_INTERVAL)
+        .build();
+    let provider = SdkMeterProvider::builder().with_reader(reader);
+    Ok(provider.with_resource(resource).build())
 }
 
 /// Who sends: the service, and which of its processes.

@@ -16,7 +16,7 @@ use crate::around::{HttpRequest, HttpResponse};
 use crate::guarded::{Guard, guarded};
 
 /// Whether this is a probe: asked every few seconds by whoever runs the process, and of no interest in a trace.
-pub(crate) fn is_probe(path: &str) -> bool {
+fn is_probe(path: &str) -> bool {
     path.starts_with("/grpc.health.v1.")
 }
 

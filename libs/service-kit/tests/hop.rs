@@ -1,17 +1,17 @@
-//! One hop, client to server, in paused time: deadlines, overload, panics, readiness, drain.
+//! One hop, client to server, in paused time: deadlines, overload, criticality, panics, readiness, drain.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::{Body as _, Frame};
-use search_core::{Deadline, ErrorKind};
+use search_core::{Criticality, Deadline, ErrorKind};
 use service_kit::status::{fields_of, kind_of};
 use service_kit::{MeshChannel, Readiness, Server, ServerBuilder, ServerLimits, in_process};
 use tokio::sync::{Notify, oneshot};
@@ -21,6 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tower::{Service, ServiceExt};
 
@@ -31,6 +32,8 @@ struct Scripted {
     running: Arc<AtomicUsize>,
     started: Arc<Notify>,
     finish: Arc<Notify>,
+    /// Asked by `Relay`.
+    peer: Arc<OnceLock<MeshChannel>>,
 }
 
 impl NamedService for Scripted {
@@ -54,11 +57,16 @@ impl Scripted {
         match request.uri().path().rsplit('/').next() {
             Some("Wait") => self.finish.notified().await,
             Some("Panic") => panic!("as the test asked for"),
+            Some("Criticality") => return text(service_kit::criticality::current().as_str()),
+            Some("Relay") => {
+                let (_, said) = call(self.peer.get().unwrap(), "Criticality", None).await;
+                return text(&said);
+            }
             Some("Stream") => return Body::new(Endless),
             Some("Deadline") => {
                 let deadline = request.extensions().get::<Deadline>().copied();
                 let left = deadline.map(|deadline| deadline.instant() - Instant::now().into_std());
-                return Body::new(OnlyData(Some(format!("{left:?}").into())));
+                return text(&format!("{left:?}"));
             }
             _ => {}
         }
@@ -94,6 +102,10 @@ impl http_body::Body for Endless {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Poll::Pending
     }
+}
+
+fn text(text: &str) -> Body {
+    Body::new(OnlyData(Some(text.to_owned().into())))
 }
 
 struct OnlyData(Option<Bytes>);
@@ -147,9 +159,18 @@ fn hop(limits: ServerLimits) -> Hop {
 
 /// The status and the data of the answer.
 async fn call(channel: &MeshChannel, method: &str, timeout: Option<&str>) -> (Status, String) {
+    let timeout = timeout.map(|timeout| ("grpc-timeout", timeout));
+    call_with(channel, method, timeout).await
+}
+
+async fn call_with(
+    channel: &MeshChannel,
+    method: &str,
+    header: Option<(&str, &str)>,
+) -> (Status, String) {
     let mut request = http::Request::post(format!("/test.Scripted/{method}"));
-    if let Some(timeout) = timeout {
-        request = request.header("grpc-timeout", timeout);
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
     }
     let request = request.body(Body::empty()).unwrap();
     let Ok(response) = channel.clone().oneshot(request).await;
@@ -259,11 +280,76 @@ async fn calls_above_the_limit_are_refused_and_probes_are_not() {
     hop.scripted.started.notified().await;
     let (status, _) = call(&hop.channel, "Now", None).await;
     assert_eq!(kind_of(&status), ErrorKind::ResourceExhausted);
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+    assert!(pushback.to_str().unwrap().parse::<u32>().unwrap() > 0);
     assert!(is_serving(&hop.channel, "").await);
+    assert!(is_serving(&hop.channel, "test.Scripted").await);
+    // Not counted either: it would have taken the place of a call.
+    let (described, _) = call(&hop.channel, "Describe", None).await;
+    assert_eq!(described.code(), tonic::Code::Ok);
     hop.scripted.finish.notify_one();
     assert_eq!(first.await.unwrap().0.code(), tonic::Code::Ok);
     let (status, _) = call(&hop.channel, "Now", None).await;
     assert_eq!(status.code(), tonic::Code::Ok);
+}
+
+fn critical(word: &str) -> Option<(&str, &str)> {
+    Some(("finemesh-criticality", word))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sheddable_call_leaves_room_for_critical_ones() {
+    let limits = ServerLimits {
+        calls: 4,
+        ..ServerLimits::default()
+    };
+    let hop = hop(limits);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let channel = hop.channel.clone();
+            tokio::spawn(async move { call(&channel, "Wait", None).await })
+        })
+        .collect();
+    while hop.scripted.running.load(Ordering::SeqCst) < 3 {
+        tokio::task::yield_now().await;
+    }
+    let ask = |word| call_with(&hop.channel, "Now", critical(word));
+    let (refused, _) = ask("sheddable").await;
+    assert_eq!(kind_of(&refused), ErrorKind::ResourceExhausted);
+    let (answered, _) = ask("critical").await;
+    assert_eq!(answered.code(), tonic::Code::Ok);
+    for _ in &waiting {
+        hop.scripted.finish.notify_one();
+        tokio::task::yield_now().await;
+    }
+    drop(waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn criticality_goes_with_a_call_over_every_hop() {
+    let (first, second) = (hop(ServerLimits::default()), hop(ServerLimits::default()));
+    first.scripted.peer.set(second.channel.clone()).unwrap();
+    for word in ["critical", "sheddable"] {
+        let (_, said) = call_with(&first.channel, "Criticality", critical(word)).await;
+        assert_eq!(said, word);
+        let (_, relayed) = call_with(&first.channel, "Relay", critical(word)).await;
+        assert_eq!(relayed, word);
+    }
+    let (_, silent) = call(&first.channel, "Relay", None).await;
+    assert_eq!(silent, "critical");
+    let sheddable = call(&first.channel, "Relay", None);
+    let sheddable = service_kit::criticality::scope(Criticality::Sheddable, sheddable);
+    assert_eq!(sheddable.await.1, "sheddable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_criticality_is_refused_by_name() {
+    let hop = hop(ServerLimits::default());
+    for hostile in ["", "Critical", "most"] {
+        let (status, _) = call_with(&hop.channel, "Now", critical(hostile)).await;
+        assert_eq!(kind_of(&status), ErrorKind::InvalidArgument, "{hostile}");
+        assert_eq!(fields_of(&status)[0].path, "finemesh-criticality");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,6 +383,30 @@ async fn a_drain_lets_calls_finish_and_takes_no_more() {
     hop.scripted.finish.notify_one();
     assert_eq!(last.await.unwrap().0.code(), tonic::Code::Ok);
     hop.served.await.unwrap();
+}
+
+/// And does not hold up the drain.
+#[tokio::test(start_paused = true)]
+async fn who_watches_health_is_told_of_the_drain() {
+    let mut hop = hop(ServerLimits::default());
+    let channel = hop.channel.clone();
+    let last = tokio::spawn(async move { call(&channel, "Wait", None).await });
+    hop.scripted.started.notified().await;
+    let request = HealthCheckRequest::default();
+    let watch = HealthClient::new(hop.channel.clone()).watch(request).await;
+    let mut watch = watch.unwrap().into_inner();
+    let serving = watch.message().await.unwrap().unwrap();
+    assert_eq!(serving.status(), ServingStatus::Serving);
+    let start = Instant::now();
+    hop.shutdown.take().unwrap().send(()).unwrap();
+    let draining = watch.message().await.unwrap().unwrap();
+    assert_eq!(draining.status(), ServingStatus::NotServing);
+    let end = watch.message().await.unwrap_err();
+    assert_eq!(kind_of(&end), ErrorKind::Unavailable, "{end}");
+    hop.scripted.finish.notify_one();
+    assert_eq!(last.await.unwrap().0.code(), tonic::Code::Ok);
+    hop.served.await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ impl App {
             let passage = |address| loader::passage(&shard, address);
             score::score(&coded, &addresses, passage, || wanted.check())
         };
-        self.pool.run(deadline.map(before), work).await
+        self.pool.run_anytime(deadline.map(before), work).await
     }
 
     /// Which tokens of the passages the query's tokens match.

@@ -3,6 +3,7 @@
 use search_core::{CollectionName, ErrorKind, FieldError};
 use segment::catalog::NotHeld;
 use service_kit::compute::ComputeError;
+use service_kit::status::Pushback;
 use vector_math::VectorError;
 
 /// Why a request was not answered.
@@ -77,6 +78,15 @@ impl Error {
             Self::Vectors(_) => ErrorKind::DataLoss,
             Self::Encoder { kind, .. } => *kind,
             Self::Compute(error) => error.kind(),
+        }
+    }
+
+    /// What a refusal for load says of trying again.
+    #[must_use]
+    pub fn pushback(&self) -> Option<Pushback> {
+        match self {
+            Self::Compute(error) => error.pushback(),
+            _ => None,
         }
     }
 

@@ -13,6 +13,7 @@ use search_proto::colbert::{
 use search_proto::common::{DescribeRequest, DescribeResponse, Timing};
 use search_proto::convert;
 use service_kit::compute::Computed;
+use service_kit::status::with_pushback;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -162,8 +163,12 @@ impl App {
 }
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    let refuse = |error: Error| service_kit::status::status(error.kind(), &error, error.fields());
-    result.map(Response::new).map_err(refuse)
+    result.map(Response::new).map_err(|error| refusal(&error))
+}
+
+fn refusal(error: &Error) -> Status {
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.pushback())
 }
 
 fn query_from_wire(wire: Option<wire::QueryTokens>) -> Result<QueryTokens, FieldError> {

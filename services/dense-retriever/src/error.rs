@@ -4,6 +4,7 @@ use search_core::{CollectionName, ErrorKind, FieldError, ScoreError};
 use segment::SegmentError;
 use segment::catalog::NotHeld;
 use service_kit::compute::ComputeError;
+use service_kit::status::Pushback;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,15 @@ impl Error {
             Self::Segment(error) => error.kind(),
             Self::Score(_) => ErrorKind::DataLoss,
             Self::Compute(error) => error.kind(),
+        }
+    }
+
+    /// What a refusal for load says of trying again.
+    #[must_use]
+    pub fn pushback(&self) -> Option<Pushback> {
+        match self {
+            Self::Compute(error) => error.pushback(),
+            _ => None,
         }
     }
 

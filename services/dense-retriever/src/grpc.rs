@@ -9,6 +9,7 @@ use search_proto::dense::dense_retriever_service_server::{
     DenseRetrieverService, DenseRetrieverServiceServer,
 };
 use search_proto::dense::{ScoreRequest, ScoreResponse, SearchRequest, SearchResponse};
+use service_kit::status::with_pushback;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 
@@ -111,8 +112,12 @@ impl App {
 }
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    let refuse = |error: Error| service_kit::status::status(error.kind(), &error, error.fields());
-    result.map(Response::new).map_err(refuse)
+    result.map(Response::new).map_err(|error| refusal(&error))
+}
+
+fn refusal(error: &Error) -> Status {
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.pushback())
 }
 
 fn check_fingerprint(fingerprint: String) -> Result<String, FieldError> {

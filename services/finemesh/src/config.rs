@@ -42,7 +42,7 @@ pub(crate) struct RawConfig {
 struct RawServer {
     /// IP address and port; port 0 takes a free one.
     address: String,
-    /// Calls in flight; more are refused.
+    /// Unary calls in flight, and as many that stream; more are refused, and while answers are slow fewer.
     max_calls: usize,
 }
 

@@ -13,6 +13,7 @@ use search_proto::sparse::{
     SearchResponse,
 };
 use segment::documents::StoredPassage;
+use service_kit::status::with_pushback;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 
@@ -127,9 +128,12 @@ impl App {
 }
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result
-        .map(Response::new)
-        .map_err(|error| service_kit::status::status(error.kind(), &error, error.fields()))
+    result.map(Response::new).map_err(|error| refusal(&error))
+}
+
+fn refusal(error: &Error) -> Status {
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.pushback())
 }
 
 fn place<T>(
