@@ -17,6 +17,7 @@ use inference::{
     BatcherStats, BundleEncoder, EncodeJob, EncoderOptions, OnnxRuntime, Priority, Task,
     TextEncoder,
 };
+use search_core::Criticality;
 use tokio::task::JoinSet;
 
 const JOB_TEXTS: usize = 512;
@@ -87,6 +88,7 @@ fn job(texts: Vec<String>, task: Task, priority: Priority) -> EncodeJob {
         task,
         with_token_vectors: false,
         priority,
+        criticality: Criticality::Critical,
         deadline: None,
     }
 }

@@ -3,7 +3,8 @@
 //! Texts wait in two lanes, interactive before bulk, each ordered by length. A free thread takes the oldest text of
 //! the first lane that has any and adds its neighbours in length until the batch's token budget is used up, or until
 //! one more would cost more padding than a run of its own. It never waits for company: a single query on an idle
-//! machine starts at once. Texts whose deadline has passed or whose caller has gone are dropped before any computing.
+//! machine starts at once. Texts whose deadline has passed or whose caller has gone are dropped before any computing, and a job that the
+//! queue before it leaves no time for is refused ([`search_core::admission`]): the wait is what the tokens before it cost, as learnt.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,10 +16,13 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use search_core::Criticality;
+use search_core::admission::{Load, Newcomer, QueueCost, Workshop};
 use tokio::sync::oneshot;
 
 use crate::encode::{EncodeError, Priority};
 use crate::graph::ModelError;
+use crate::metrics;
 use crate::model::{BatchModel, BatchVectors};
 use crate::tokenizer::TokenIds;
 
@@ -40,8 +44,16 @@ pub(crate) struct TokenJob {
     pub(crate) rows: Vec<TokenIds>,
     pub(crate) with_token_vectors: bool,
     pub(crate) priority: Priority,
+    pub(crate) criticality: Criticality,
     pub(crate) deadline: Option<Instant>,
     pub(crate) arrived: Instant,
+}
+
+impl TokenJob {
+    /// Of all texts.
+    fn tokens(&self) -> usize {
+        self.rows.iter().map(|row| row.ids.len()).sum()
+    }
 }
 
 /// The vectors of one job.
@@ -74,7 +86,7 @@ pub struct BatcherStats {
     pub expired_texts: u64,
     /// Texts that were dropped because nobody waited for them any more.
     pub abandoned_texts: u64,
-    /// Jobs that were refused because the queue was full.
+    /// Jobs that were refused because the queue was full, or too long for their time.
     pub refused_jobs: u64,
     /// Time that the threads spent inside the model's runtime, summed over threads.
     pub model_time: Duration,
@@ -125,6 +137,10 @@ struct State {
     next_sequence: u64,
     admitted_texts: usize,
     idle_threads: usize,
+    /// What the threads have taken.
+    computing_batches: usize,
+    computing_tokens: usize,
+    cost: QueueCost,
     stopped: bool,
 }
 
@@ -192,6 +208,13 @@ impl Batcher {
             next_sequence: 0,
             admitted_texts: 0,
             idle_threads: 0,
+            computing_batches: 0,
+            computing_tokens: 0,
+            cost: QueueCost::new(Workshop {
+                threads: models.len(),
+                batch_items: limits.batch_tokens as f64,
+                fixed_items: WORTHWHILE_PADDING_TOKENS as f64,
+            }),
             stopped: false,
         };
         let (work_arrived, counters) = (Condvar::new(), Counters::default());
@@ -212,11 +235,18 @@ impl Batcher {
     }
 
     /// Reserves places before any work is done for a job.
-    pub(crate) fn admit(&self, texts: usize) -> Result<Admission, EncodeError> {
+    pub(crate) fn admit(
+        &self,
+        texts: usize,
+        criticality: Criticality,
+    ) -> Result<Admission, EncodeError> {
         let mut state = self.shared.lock();
         let (queued_texts, limit_texts) = (state.admitted_texts, self.shared.limits.queue_texts);
-        if texts > limit_texts.saturating_sub(queued_texts) {
+        let is_beyond = |places: usize| texts > places.saturating_sub(queued_texts);
+        let is_beyond_share = queued_texts > 0 && is_beyond(criticality.places(limit_texts));
+        if is_beyond(limit_texts) || is_beyond_share {
             add(&self.shared.counters.refused_jobs, 1);
+            metrics::refused("queue", criticality);
             return Err(EncodeError::QueueFull {
                 queued_texts,
                 job_texts: texts,
@@ -230,10 +260,22 @@ impl Batcher {
         })
     }
 
-    /// Puts a job, of at least one text, into its lane. Dropping the ticket abandons it.
-    pub(crate) fn submit(&self, job: TokenJob, admission: Admission) -> Ticket {
+    /// Puts a job, of at least one text, into its lane, if there is time for it. Dropping the ticket abandons it.
+    pub(crate) fn submit(
+        &self,
+        job: TokenJob,
+        admission: Admission,
+    ) -> Result<Ticket, EncodeError> {
         let (reply, receiver) = oneshot::channel();
         let mut state = self.shared.lock();
+        if let Err(late) = state.check_time(&job, self.threads(), Instant::now()) {
+            // Giving the places back takes the lock.
+            drop(state);
+            drop(admission);
+            add(&self.shared.counters.refused_jobs, 1);
+            metrics::refused("deadline", job.criticality);
+            return Err(late);
+        }
         let texts = job.rows.len();
         let vectors = JobVectors {
             sentences: vec![Vec::new(); texts],
@@ -258,11 +300,11 @@ impl Batcher {
         state.push(&queued, job.rows);
         drop(state);
         self.shared.work_arrived.notify_all();
-        Ticket {
+        Ok(Ticket {
             shared: Arc::clone(&self.shared),
             job: queued,
             receiver,
-        }
+        })
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -308,6 +350,52 @@ impl State {
         match priority {
             Priority::Interactive => &mut self.interactive,
             Priority::Bulk => &mut self.bulk,
+        }
+    }
+
+    /// Whether the job would be computed in its time.
+    fn check_time(&self, job: &TokenJob, threads: usize, now: Instant) -> Result<(), EncodeError> {
+        // Texts are shared by the threads.
+        let shares = job.rows.len().clamp(1, threads.max(1));
+        let time_left = |deadline: Instant| deadline.saturating_duration_since(now);
+        let newcomer = Newcomer {
+            items: job.tokens() as f64 / shares as f64,
+            time_left: job.deadline.map(time_left),
+            criticality: job.criticality,
+        };
+        let admitted = self.cost.admit(self.load_before(job.priority), newcomer);
+        admitted.map_err(|late| EncodeError::TooLate {
+            wait: late.wait,
+            retry_after: late.fits_after,
+        })
+    }
+
+    /// What is computed before a job that comes now.
+    fn load_before(&self, priority: Priority) -> Load {
+        let waiting_tokens = match priority {
+            Priority::Interactive => self.interactive.tokens,
+            Priority::Bulk => self.interactive.tokens + self.bulk.tokens,
+        };
+        Load {
+            waiting_items: waiting_tokens as f64,
+            computing_items: self.computing_tokens as f64,
+            computing_batches: self.computing_batches,
+        }
+    }
+
+    fn begin(&mut self, batch: &[Entry]) {
+        if !batch.is_empty() {
+            self.computing_batches += 1;
+            self.computing_tokens += tokens_of(batch);
+        }
+    }
+
+    /// A thread has computed so many tokens. None: it failed, and nothing is learnt.
+    fn end(&mut self, tokens: usize, took: Option<Duration>) {
+        self.computing_batches -= 1;
+        self.computing_tokens -= tokens;
+        if let Some(took) = took {
+            self.cost.observe(tokens as f64, took);
         }
     }
 
@@ -429,6 +517,7 @@ impl Shared {
             }
             let dropped = self.drop_dead(&mut state, Instant::now());
             let batch = self.take_batch(&mut state);
+            state.begin(&batch);
             if dropped.is_empty() && batch.is_empty() {
                 state.idle_threads += 1;
                 state = self
@@ -461,19 +550,25 @@ impl Shared {
                 .filter(|job| job.is_dead(now))
             {
                 let entries = state.remove(&job);
-                add(self.dropped_counter(&job), entries.len());
+                self.count_dropped(&job, entries.len());
                 dropped.extend(entries);
             }
         }
         dropped
     }
 
-    fn dropped_counter(&self, job: &Job) -> &AtomicU64 {
+    fn count_dropped(&self, job: &Job, texts: usize) {
         if job.is_abandoned() {
-            &self.counters.abandoned_texts
+            self.count_abandoned(texts);
         } else {
-            &self.counters.expired_texts
+            add(&self.counters.expired_texts, texts);
+            metrics::dropped("deadline", texts);
         }
+    }
+
+    fn count_abandoned(&self, texts: usize) {
+        add(&self.counters.abandoned_texts, texts);
+        metrics::dropped("cancelled", texts);
     }
 
     /// The oldest text of the first lane that has any, with its neighbours in length.
@@ -522,6 +617,8 @@ impl Shared {
                 .map_or(Duration::ZERO, |vectors| vectors.model_time),
             started.elapsed(),
         );
+        let took = run.as_ref().ok().map(|_| started.elapsed());
+        self.lock().end(tokens_of(&batch), took);
         match run {
             Ok(vectors) => complete(&batch, vectors, started),
             Err(error) => self.fail(&batch, error),
@@ -547,6 +644,10 @@ impl Shared {
             entry.job.settle(Err(error.clone()));
         }
     }
+}
+
+fn tokens_of(batch: &[Entry]) -> usize {
+    batch.iter().map(|entry| entry.row.ids.len()).sum()
 }
 
 fn complete(batch: &[Entry], vectors: BatchVectors, started: Instant) {
@@ -614,6 +715,7 @@ impl Job {
         drop(progress);
         vectors.queue = first_started.saturating_duration_since(self.arrived);
         vectors.compute = ended.saturating_duration_since(first_started);
+        metrics::waited(vectors.queue);
         self.settle(Ok(vectors));
     }
 
@@ -648,7 +750,7 @@ impl Future for Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let waiting = self.shared.lock().remove(&self.job);
-        add(&self.shared.counters.abandoned_texts, waiting.len());
+        self.shared.count_abandoned(waiting.len());
         drop(waiting);
         // Frees the places of a job that will not be answered.
         self.job.settle(Err(EncodeError::Stopped));

@@ -152,7 +152,7 @@ impl Inner {
     fn admit(&self, job: &EncodeJob) -> Result<Admission, EncodeError> {
         self.check_tokens_are_there(job.with_token_vectors)?;
         check_texts(&job.texts)?;
-        self.batcher.admit(job.texts.len())
+        self.batcher.admit(job.texts.len(), job.criticality)
     }
 
     fn check_tokens_are_there(&self, are_wanted: bool) -> Result<(), EncodeError> {
@@ -175,6 +175,7 @@ impl Inner {
             task,
             with_token_vectors,
             priority,
+            criticality,
             deadline,
         } = job;
         let cut = move |inner: &Self, text: &str| {
@@ -190,10 +191,11 @@ impl Inner {
             rows,
             with_token_vectors,
             priority,
+            criticality,
             deadline,
             arrived,
         };
-        let vectors = self.batcher.submit(job, admission).await?;
+        let vectors = self.batcher.submit(job, admission)?.await?;
         Ok(self.encoded(&read, with_token_vectors, vectors))
     }
 

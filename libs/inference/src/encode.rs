@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use search_core::Criticality;
+
 /// A boxed future that owns what it needs.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
@@ -77,7 +79,9 @@ pub struct EncodeJob {
     pub with_token_vectors: bool,
     /// Who waits.
     pub priority: Priority,
-    /// Work that has not started by then is dropped.
+    /// Whether it is refused before others are.
+    pub criticality: Criticality,
+    /// Work that has not started by then is dropped; what would not be done by then is refused.
     pub deadline: Option<Instant>,
 }
 
@@ -132,6 +136,14 @@ pub enum EncodeError {
         job_texts: usize,
         /// The queue's bound.
         limit_texts: usize,
+    },
+    /// The queue is longer than there is time.
+    #[error("a compute thread is free after {wait:?}: too late for this deadline")]
+    TooLate {
+        /// Until a thread is free.
+        wait: Duration,
+        /// When there would be time enough; none: never, for the texts alone take more.
+        retry_after: Option<Duration>,
     },
     /// The deadline passed before all of the job was computed.
     #[error("the deadline passed before the texts were encoded")]

@@ -18,6 +18,7 @@ mod golden;
 mod graph;
 mod length_batches;
 mod make;
+mod metrics;
 mod model;
 mod pair;
 mod pair_golden;

@@ -15,6 +15,7 @@ use inference::{
 };
 use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
+use search_core::Criticality;
 
 /// Indexes name the bundle that made their vectors: another fingerprint makes them unusable.
 const FINGERPRINT: &str = "c19aea0cf7339d1bbaf7dd3488eec0880780a4c7916b98947e617cb66de936e5";
@@ -39,6 +40,7 @@ fn job(texts: &[&str]) -> EncodeJob {
         task: Task::Passage,
         with_token_vectors: false,
         priority: Priority::Interactive,
+        criticality: Criticality::Critical,
         deadline: None,
     }
 }

@@ -14,6 +14,7 @@ use inference::{
 use linked_bundle::{edit, linked_copy};
 use models::installed_or_skip;
 use proptest::prelude::*;
+use search_core::Criticality;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -91,6 +92,7 @@ fn job(text: &str, task: Task, with_token_vectors: bool) -> EncodeJob {
         task,
         with_token_vectors,
         priority: Priority::Interactive,
+        criticality: Criticality::Critical,
         deadline: None,
     }
 }

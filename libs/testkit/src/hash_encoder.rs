@@ -192,6 +192,7 @@ fn splitmix(state: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use inference::{Priority, Task};
+    use search_core::Criticality;
 
     use super::*;
 
@@ -239,6 +240,7 @@ mod tests {
             task: Task::Passage,
             with_token_vectors: true,
             priority: Priority::Bulk,
+            criticality: Criticality::Critical,
             deadline: None,
         };
         let encoded = encoder.encode(job).await.unwrap();

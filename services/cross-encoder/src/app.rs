@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use inference::{CrossEncoder, CrossEncoderInfo, ReadPairs, ScoreError, ScorePairs};
 use search_core::Deadline;
-use service_kit::Readiness;
+use service_kit::{Readiness, criticality};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -91,7 +91,7 @@ impl App {
         let (caller, batches) = Caller::new(passages.len(), Instant::now());
         let shared = Arc::clone(self.workers.shared());
         let until = deadline.and_then(|deadline| deadline.instant().checked_sub(ANSWER_MARGIN));
-        let call = shared.enter(caller, until)?;
+        let call = shared.enter(caller, until, criticality::current())?;
         let progress = Progress::of(passages.len());
         let reading = Reading {
             reader: Arc::clone(&self.reader),

@@ -36,6 +36,14 @@ pub enum Error {
         /// When there will be room; none: never for so many.
         retry_after: Option<Duration>,
     },
+    /// The queue is longer than there is time for a first score.
+    #[error("a compute thread is free after {wait:?}: too late for this deadline")]
+    TooLate {
+        /// Until a thread is free.
+        wait: Duration,
+        /// When there would be time enough; none: never, for a first batch alone takes more.
+        retry_after: Option<Duration>,
+    },
     /// The deadline passed before any passage was scored.
     #[error("the deadline passed before any passage was scored")]
     DeadlineExceeded,
@@ -65,7 +73,7 @@ impl Error {
                 ErrorKind::InvalidArgument
             }
             Self::OtherBundle { .. } => ErrorKind::FailedPrecondition,
-            Self::QueueFull { .. } => ErrorKind::ResourceExhausted,
+            Self::QueueFull { .. } | Self::TooLate { .. } => ErrorKind::ResourceExhausted,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             Self::Score(ScoreError::NotFinite { .. } | ScoreError::Model(_)) => ErrorKind::Internal,
             Self::Stopped => ErrorKind::Unavailable,
@@ -90,7 +98,7 @@ impl Error {
     /// What a refusal for load says of trying again.
     #[must_use]
     pub fn pushback(&self) -> Option<Pushback> {
-        let Self::QueueFull { retry_after, .. } = self else {
+        let (Self::QueueFull { retry_after, .. } | Self::TooLate { retry_after, .. }) = self else {
             return None;
         };
         Some(retry_after.map_or(Pushback::Never, Pushback::After))

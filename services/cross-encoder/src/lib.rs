@@ -8,6 +8,7 @@ mod compute;
 pub mod config;
 pub mod error;
 mod grpc;
+mod pace;
 mod queue;
 mod scores;
 mod workers;

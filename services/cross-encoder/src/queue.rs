@@ -21,8 +21,8 @@ pub(crate) const BATCH_TOKENS: usize = 256;
 const ROUND_TOKENS: u64 = BATCH_TOKENS as u64;
 /// How far from its place in the caller's order a pair may be taken for its length.
 pub(crate) const LOOK_AHEAD: usize = 8;
-/// Padding tokens that are cheaper than a run of their own.
-const WORTHWHILE_PADDING_TOKENS: usize = 10;
+/// Padding tokens that are cheaper than a run of their own: what a run costs whatever is in it, too.
+pub(crate) const WORTHWHILE_PADDING_TOKENS: usize = 10;
 
 /// Names a call; the later one has the greater number.
 pub(crate) type CallId = u64;
@@ -53,6 +53,8 @@ pub(crate) struct Queue {
 struct Waiting {
     /// In the caller's order, with the places of their passages.
     pairs: VecDeque<(usize, Pair)>,
+    /// None of its pairs has been pushed yet.
+    is_unread: bool,
     deadline: Option<Instant>,
     /// Tokens that it was given, counted from those of the round in which it came.
     given_tokens: u64,
@@ -91,12 +93,20 @@ impl Queue {
         self.tokens
     }
 
+    /// Tokens that are computed before the first pair of a call that comes now, at most: a round of each other call. Of one whose pairs
+    /// are not known yet it is a whole round.
+    pub(crate) fn tokens_before_newcomer(&self) -> usize {
+        let rounds = self.calls.values().map(Waiting::tokens_of_round);
+        rounds.sum()
+    }
+
     /// A call whose pairs will be pushed.
     pub(crate) fn enter(&mut self, deadline: Option<Instant>) -> CallId {
         let id = self.next_id;
         self.next_id += 1;
         let waiting = Waiting {
             pairs: VecDeque::new(),
+            is_unread: true,
             deadline,
             given_tokens: self.round * ROUND_TOKENS,
         };
@@ -113,6 +123,7 @@ impl Queue {
         let Some(waiting) = self.calls.get_mut(&call) else {
             return false;
         };
+        waiting.is_unread = false;
         for (index, pair) in pairs {
             self.tokens += pair.tokens();
             waiting.pairs.push_back((index, pair));
@@ -217,6 +228,23 @@ impl Waiting {
     fn turn(&self, id: CallId) -> (u64, bool, Option<Instant>, CallId) {
         let round = self.given_tokens / ROUND_TOKENS;
         (round, self.deadline.is_none(), self.deadline, id)
+    }
+
+    /// What it is given before another call's turn, at most.
+    fn tokens_of_round(&self) -> usize {
+        if self.is_unread {
+            return BATCH_TOKENS;
+        }
+        let lengths = self.pairs.iter().map(|(_, pair)| pair.tokens());
+        // A batch of one pair may be longer than a round: of that nothing is known before it is taken.
+        let mut tokens = 0;
+        for length in lengths {
+            tokens += length;
+            if tokens >= BATCH_TOKENS {
+                return BATCH_TOKENS;
+            }
+        }
+        tokens
     }
 
     /// The pairs that may be taken for their length.

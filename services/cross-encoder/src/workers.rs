@@ -7,10 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inference::{Pair, PairLogits, ScoreError, ScorePairs};
+use search_core::Criticality;
 use service_kit::Readiness;
+use service_kit::metrics::{Counts, Dropped, Refused};
 
 use crate::compute::Worker;
 use crate::error::Error;
+use crate::pace::Pace;
 use crate::queue::{Batch, BatchSize, CallId, Queue, Taken};
 use crate::scores::{Caller, ScoredWindow};
 
@@ -38,7 +41,7 @@ pub struct Stats {
     pub expired_passages: u64,
     /// Passages that were not computed because nobody waited for them any more.
     pub abandoned_passages: u64,
-    /// Calls that were refused because the queue was full.
+    /// Calls that were refused because the queue was full, or too long for their time.
     pub refused_calls: u64,
     /// Time inside the model's runtime, summed over threads.
     pub model_time: Duration,
@@ -59,10 +62,11 @@ pub(crate) struct Shared {
     threads: usize,
     limit_passages: usize,
     readiness: Readiness,
+    counts: Counts,
 }
 
-#[derive(Default)]
 struct State {
+    pace: Pace,
     queue: Queue,
     callers: HashMap<CallId, Caller>,
     stats: Stats,
@@ -84,11 +88,12 @@ impl Workers {
     /// One thread for each model.
     pub(crate) fn start(models: Vec<Box<dyn ScorePairs>>, limit_passages: usize) -> Self {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State::new(models.len())),
             work_arrived: Condvar::new(),
             threads: models.len(),
             limit_passages,
             readiness: Readiness::ready(),
+            counts: Counts::of("cross-encoder"),
         });
         let spawn = |model| {
             let shared = Arc::clone(&shared);
@@ -138,21 +143,42 @@ impl Shared {
         }
     }
 
-    /// Lets a call in, if there is room for all of its passages.
-    pub(crate) fn enter(&self, caller: Caller, deadline: Option<Instant>) -> Result<CallId, Error> {
+    /// Lets a call in, if there is room for all of its passages and time for the first of them.
+    pub(crate) fn enter(
+        &self,
+        caller: Caller,
+        deadline: Option<Instant>,
+        criticality: Criticality,
+    ) -> Result<CallId, Error> {
         let mut state = self.lock();
         if state.stopped {
             return Err(Error::Stopped);
         }
         let passages = caller.windows();
-        if passages > self.room(&state.stats) {
+        if passages > self.room_for(&state.stats, criticality) {
             state.stats.refused_calls += 1;
+            self.counts.refused(Refused::Queue, criticality);
             return Err(self.refusal(&state.stats, passages));
+        }
+        if let Err(late) = state.check_time(deadline, criticality) {
+            state.stats.refused_calls += 1;
+            self.counts.refused(Refused::Deadline, criticality);
+            return Err(late);
         }
         state.stats.queued_passages += passages;
         let id = state.queue.enter(deadline);
         state.callers.insert(id, caller);
         Ok(id)
+    }
+
+    /// A sheddable call finds its share of the places, or an empty queue.
+    fn room_for(&self, stats: &Stats, criticality: Criticality) -> usize {
+        match stats.queued_passages {
+            0 => self.limit_passages,
+            queued => criticality
+                .places(self.limit_passages)
+                .saturating_sub(queued),
+        }
     }
 
     fn refusal(&self, stats: &Stats, call_passages: usize) -> Error {
@@ -233,7 +259,16 @@ impl Shared {
 
     /// Ends a call; what waits of it is not computed. Without effect where it has ended.
     pub(crate) fn leave(&self, call: CallId, why: Leaving) {
-        self.lock().leave(call, why);
+        let uncomputed = self.lock().leave(call, why);
+        self.count_dropped(why, uncomputed);
+    }
+
+    fn count_dropped(&self, why: Leaving, windows: u64) {
+        let why = match why {
+            Leaving::Expired => Dropped::Deadline,
+            Leaving::Abandoned => Dropped::Cancelled,
+        };
+        self.counts.dropped(why, windows);
     }
 
     /// Blocks until there is something to do.
@@ -245,7 +280,8 @@ impl Shared {
                 return Work::Stop;
             }
             for call in state.queue.expired(Instant::now()) {
-                state.leave(call, Leaving::Expired);
+                let uncomputed = state.leave(call, Leaving::Expired);
+                self.count_dropped(Leaving::Expired, uncomputed);
             }
             let others_work = state.failing_threads < self.threads;
             let batch = if fails && others_work {
@@ -308,8 +344,31 @@ pub(crate) enum Work {
 }
 
 impl State {
+    fn new(threads: usize) -> Self {
+        Self {
+            pace: Pace::new(threads),
+            queue: Queue::default(),
+            callers: HashMap::new(),
+            stats: Stats::default(),
+            failing_threads: 0,
+            stopped: false,
+        }
+    }
+
+    /// Whether a call that comes now is begun in its time.
+    fn check_time(&self, deadline: Option<Instant>, criticality: Criticality) -> Result<(), Error> {
+        let time_left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let tokens_before = self.queue.tokens_before_newcomer();
+        let admitted = self.pace.admit(tokens_before, time_left, criticality);
+        admitted.map_err(|late| Error::TooLate {
+            wait: late.wait,
+            retry_after: late.fits_after,
+        })
+    }
+
     fn take(&mut self, threads: usize) -> Batch {
         let batch = self.queue.take(threads);
+        self.pace.begin(BatchSize::of(&batch));
         for call in calls_of(&batch) {
             if let Some(caller) = self.callers.get_mut(&call) {
                 caller.begin(part_of(call, &batch).count());
@@ -325,6 +384,7 @@ impl State {
         busy_time: Duration,
     ) {
         let size = BatchSize::of(batch);
+        self.pace.end(size, result.is_ok().then_some(busy_time));
         let stats = &mut self.stats;
         stats.batches += 1;
         stats.passages += batch.len() as u64;
@@ -369,15 +429,17 @@ impl State {
         Some(caller)
     }
 
-    fn leave(&mut self, call: CallId, why: Leaving) {
+    /// Says how many windows are not computed any more.
+    fn leave(&mut self, call: CallId, why: Leaving) -> u64 {
         let Some(caller) = self.remove(call) else {
-            return;
+            return 0;
         };
         let uncomputed = caller.uncomputed_windows() as u64;
         match why {
             Leaving::Expired => self.stats.expired_passages += uncomputed,
             Leaving::Abandoned => self.stats.abandoned_passages += uncomputed,
         }
+        uncomputed
     }
 
     fn stop(&mut self) -> Vec<Caller> {

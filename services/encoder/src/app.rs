@@ -193,6 +193,7 @@ fn job(request: &Request, texts: Vec<String>) -> EncodeJob {
         task: request.task,
         with_token_vectors: request.with_token_vectors,
         priority,
+        criticality: service_kit::criticality::current(),
         deadline: request.deadline.map(Deadline::instant),
     }
 }

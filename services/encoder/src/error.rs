@@ -2,6 +2,7 @@
 
 use inference::{EncodeError, EncoderInfo};
 use search_core::{ErrorKind, FieldError};
+use service_kit::status::Pushback;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,15 @@ impl Error {
             Self::OtherBundle { .. } | Self::Encode(_) => Vec::new(),
         }
     }
+
+    /// What a refusal for load says of trying again.
+    #[must_use]
+    pub fn pushback(&self) -> Option<Pushback> {
+        let Self::Encode(EncodeError::TooLate { retry_after, .. }) = self else {
+            return None;
+        };
+        Some(retry_after.map_or(Pushback::Never, Pushback::After))
+    }
 }
 
 fn kind_of(error: &EncodeError) -> ErrorKind {
@@ -66,7 +76,7 @@ fn kind_of(error: &EncodeError) -> ErrorKind {
         EncodeError::InvalidText { .. } | EncodeError::NoTokenVectors { .. } => {
             ErrorKind::InvalidArgument
         }
-        EncodeError::QueueFull { .. } => ErrorKind::ResourceExhausted,
+        EncodeError::QueueFull { .. } | EncodeError::TooLate { .. } => ErrorKind::ResourceExhausted,
         EncodeError::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         EncodeError::Stopped => ErrorKind::Unavailable,
         EncodeError::Model(_) => ErrorKind::Internal,

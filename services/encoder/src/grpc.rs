@@ -10,6 +10,7 @@ use search_proto::encoder::{
     self as wire, DescribeRequest, DescribeResponse, EncodeRequest, EncodeResponse, TextTokens,
     TokenVectors, TokenizeRequest, TokenizeResponse,
 };
+use service_kit::status::with_pushback;
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -141,7 +142,8 @@ fn status(error: &Error) -> Status {
     if let Error::Encode(cause @ inference::EncodeError::Model(source)) = error {
         tracing::error!(error = %cause, cause = %source, "encoding failed");
     }
-    service_kit::status::status(error.kind(), error, error.fields())
+    let status = service_kit::status::status(error.kind(), error, error.fields());
+    with_pushback(status, error.pushback())
 }
 
 fn task_from_wire(task: i32) -> Result<Task, FieldError> {

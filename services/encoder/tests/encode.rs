@@ -415,6 +415,14 @@ async fn the_encoders_failures_have_their_codes() {
             Code::ResourceExhausted,
             "",
         ),
+        (
+            EncodeError::TooLate {
+                wait: Duration::from_secs(2),
+                retry_after: Some(Duration::from_secs(1)),
+            },
+            Code::ResourceExhausted,
+            "",
+        ),
         (EncodeError::DeadlineExceeded, Code::DeadlineExceeded, ""),
         (EncodeError::Stopped, Code::Unavailable, ""),
         (EncodeError::Model(cause), Code::Internal, ""),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use inference::{EncodeError, EncodeJob, Encoded, EncoderInfo, Priority, Task, TextEncoder};
+use search_core::Criticality;
 use segment::index_text;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -206,6 +207,8 @@ async fn encode(encoding: &Encoding, job: &Job) -> Result<Encoded, EncodeError> 
             task: Task::Passage,
             with_token_vectors: encoding.tokens.is_some(),
             priority: Priority::Bulk,
+            // It waits behind all queries as it is.
+            criticality: Criticality::Critical,
             deadline: None,
         };
         match encoding.encoder.encode(job).await {

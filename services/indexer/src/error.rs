@@ -197,7 +197,7 @@ fn kind_of_encode_error(error: &EncodeError) -> ErrorKind {
         EncodeError::InvalidText { .. } | EncodeError::NoTokenVectors { .. } => {
             ErrorKind::InvalidArgument
         }
-        EncodeError::QueueFull { .. } => ErrorKind::ResourceExhausted,
+        EncodeError::QueueFull { .. } | EncodeError::TooLate { .. } => ErrorKind::ResourceExhausted,
         EncodeError::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         EncodeError::Stopped => ErrorKind::Unavailable,
         EncodeError::Model(_) => ErrorKind::Internal,

@@ -114,15 +114,16 @@ fn submit(
     priority: Priority,
     deadline: Option<Instant>,
 ) -> Ticket {
-    let admission = batcher.admit(rows.len()).unwrap();
+    let admission = batcher.admit(rows.len(), Criticality::Critical).unwrap();
     let job = TokenJob {
         rows,
         with_token_vectors: false,
         priority,
+        criticality: Criticality::Critical,
         deadline,
         arrived: Instant::now(),
     };
-    batcher.submit(job, admission)
+    batcher.submit(job, admission).unwrap()
 }
 
 fn row(length: usize) -> TokenIds {
@@ -186,7 +187,7 @@ fn abandoned_texts_are_never_computed_and_free_their_places() {
         ..LIMITS
     });
     let abandoned = bench.submit(&[7, 7], Priority::Interactive, None);
-    assert!(bench.batcher.admit(1).is_err());
+    assert!(bench.batcher.admit(1, Criticality::Critical).is_err());
     drop(abandoned);
     let kept = bench.submit(&[9], Priority::Bulk, None);
     assert_eq!(bench.next(), [9]);
@@ -239,7 +240,7 @@ fn a_full_queue_says_how_full_it_is() {
         ..LIMITS
     });
     let _second = bench.submit(&[1, 2], Priority::Bulk, None);
-    let Err(error) = bench.batcher.admit(2) else {
+    let Err(error) = bench.batcher.admit(2, Criticality::Critical) else {
         panic!("admitted")
     };
     assert!(matches!(
@@ -251,6 +252,90 @@ fn a_full_queue_says_how_full_it_is() {
         }
     ));
     bench.gate.send(Ok(())).unwrap();
+    bench.gate.send(Ok(())).unwrap();
+}
+
+impl Bench {
+    /// Knows what a token takes, and is occupied with a hundred of them.
+    fn that_knows_its_pace(token_time: Duration) -> (Self, Ticket) {
+        let bench = Self::new(LIMITS);
+        bench
+            .batcher
+            .shared
+            .lock()
+            .cost
+            .observe(100.0, 110 * token_time);
+        let ticket = bench.submit(&[100], Priority::Interactive, None);
+        assert_eq!(bench.seen.recv().unwrap(), [100]);
+        (bench, ticket)
+    }
+
+    /// A job of one text of ten tokens.
+    fn offer(
+        &self,
+        priority: Priority,
+        criticality: Criticality,
+        time_left: Duration,
+    ) -> Result<Ticket, EncodeError> {
+        let admission = self.batcher.admit(1, criticality)?;
+        let job = TokenJob {
+            rows: vec![row(10)],
+            with_token_vectors: false,
+            priority,
+            criticality,
+            deadline: Some(Instant::now() + time_left),
+            arrived: Instant::now(),
+        };
+        self.batcher.submit(job, admission)
+    }
+}
+
+#[test]
+fn a_job_that_would_come_too_late_is_refused_at_once() {
+    // A second for each token: what this test itself takes is nothing beside it.
+    let (bench, _first) = Bench::that_knows_its_pace(Duration::from_secs(1));
+    let seconds = Duration::from_secs;
+    let interactive = |time| bench.offer(Priority::Interactive, Criticality::Critical, time);
+    let late = interactive(seconds(60)).err().unwrap();
+    let EncodeError::TooLate { wait, retry_after } = late else {
+        panic!("{late}")
+    };
+    assert!((seconds(100)..seconds(140)).contains(&wait), "{wait:?}");
+    assert!(retry_after.unwrap() > seconds(40), "{retry_after:?}");
+    assert_eq!(bench.batcher.stats().queued_texts, 1, "its place is free");
+    assert_eq!(bench.batcher.stats().refused_jobs, 1);
+    let _waits = interactive(seconds(200)).unwrap();
+    assert!(matches!(
+        bench.offer(Priority::Interactive, Criticality::Sheddable, seconds(200)),
+        Err(EncodeError::TooLate { .. })
+    ));
+    bench.gate.send(Ok(())).unwrap();
+    bench.gate.send(Ok(())).unwrap();
+}
+
+#[test]
+fn interactive_jobs_do_not_wait_for_bulk_ones() {
+    let (bench, _first) = Bench::that_knows_its_pace(Duration::from_secs(1));
+    let _bulk = bench.submit(&[60; 10], Priority::Bulk, None);
+    let offer = |priority| {
+        let time_left = Duration::from_secs(200);
+        bench.offer(priority, Criticality::Critical, time_left)
+    };
+    assert!(offer(Priority::Bulk).is_err());
+    assert!(offer(Priority::Interactive).is_ok());
+    drop(bench.gate);
+}
+
+#[test]
+fn sheddable_jobs_find_a_quarter_of_the_places() {
+    let (bench, _first) = Bench::occupied(BatchLimits {
+        queue_texts: 8,
+        ..LIMITS
+    });
+    let admit = |criticality| bench.batcher.admit(1, criticality);
+    let _second = admit(Criticality::Sheddable).ok().unwrap();
+    assert!(admit(Criticality::Sheddable).is_err());
+    assert!(admit(Criticality::Critical).is_ok());
     bench.gate.send(Ok(())).unwrap();
 }
 
@@ -337,13 +422,17 @@ fn token_vectors_go_to_those_who_asked() {
         rows: vec![row(2)],
         with_token_vectors,
         priority: Priority::Bulk,
+        criticality: Criticality::Critical,
         deadline: None,
         arrived: Instant::now(),
     };
-    let (with, without) = (batcher.admit(1).unwrap(), batcher.admit(1).unwrap());
     let (with, without) = (
-        batcher.submit(job(true), with),
-        batcher.submit(job(false), without),
+        batcher.admit(1, Criticality::Critical).unwrap(),
+        batcher.admit(1, Criticality::Critical).unwrap(),
+    );
+    let (with, without) = (
+        batcher.submit(job(true), with).unwrap(),
+        batcher.submit(job(false), without).unwrap(),
     );
     assert_eq!(wait(with).unwrap().tokens, [[1.0, 1.0]]);
     assert!(wait(without).unwrap().tokens[0].is_empty());

@@ -153,6 +153,19 @@ fn who_has_left_gets_nothing_and_takes_nothing_more() {
     assert_eq!(queue.tokens, 0);
 }
 
+#[test]
+fn a_newcomer_waits_for_a_round_of_each_other_call() {
+    let mut queue = Queue::default();
+    assert_eq!(queue.tokens_before_newcomer(), 0);
+    enter(&mut queue, None, &[200; 100]);
+    enter(&mut queue, None, &[30, 20]);
+    assert_eq!(queue.tokens_before_newcomer(), BATCH_TOKENS + 50);
+    let unread = queue.enter(None);
+    assert_eq!(queue.tokens_before_newcomer(), 2 * BATCH_TOKENS + 50);
+    assert!(queue.push(unread, [(0, pair(10))]));
+    assert_eq!(queue.tokens_before_newcomer(), BATCH_TOKENS + 60);
+}
+
 /// Padding as a share of all computed tokens.
 fn padding_share(batches: &[Batch]) -> f64 {
     let sizes = || batches.iter().map(|batch| BatchSize::of(batch));
