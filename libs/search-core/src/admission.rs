@@ -93,7 +93,6 @@ impl QueueCost {
         CostPrior {
             fixed: duration(per_item * self.workshop.fixed_items),
             per_item: duration(per_item),
-            usual_items: items,
         }
     }
 

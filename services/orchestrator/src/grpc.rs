@@ -12,7 +12,7 @@ use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
 use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use search_proto::{convert, search};
 use service_kit::status::status;
-use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, deadline_of, now};
+use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, criticality, deadline_of, now};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -105,7 +105,9 @@ impl SearchService for SearchHandler {
 /// Answers as they become better; the last one, or why there is none, ends the stream. Whoever drops it ends the search.
 fn messages(app: Arc<App>, request: Request, arrival: Instant) -> Messages {
     let (listener, mut told) = unbounded_channel();
-    let mut search = Box::pin(async move { app.search(request, Some(&listener)).await }).fuse();
+    // The stream is polled when the handler has ended.
+    let search = async move { app.search(request, Some(&listener)).await };
+    let mut search = Box::pin(criticality::scope(criticality::current(), search)).fuse();
     let message = move |answer, is_last| search::SearchStreamResponse {
         answer: Some(write(answer, arrival)),
         is_last,
