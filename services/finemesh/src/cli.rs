@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::values::{Budget, MAX_BUDGET_MS, inner_share, rate, share};
+
 /// A search funnel over gRPC: BM25, dense vectors, fusion.
 #[derive(Debug, Parser)]
 #[command(name = "finemesh", version, about, propagate_version = true)]
@@ -44,6 +46,10 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// Measure pipelines on judged queries
     Eval(EvalArgs),
+    /// Fit fusion weights and the weights of later stages on judged queries, with a held-out part
+    Tune(TuneArgs),
+    /// Put a mesh under an open load and measure what it answers, how well and how late
+    Bench(BenchArgs),
     /// Fetch, list, check and make model bundles
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -257,12 +263,99 @@ pub(crate) struct EvalArgs {
     /// Measure this many judged queries, evenly spread over the file
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+    /// Milliseconds for an answer, measured one by one, e.g. 25,50,100,none. An answer that does not come in time counts as one that
+    /// finds nothing. Each pipeline answers all queries once before, uncounted
+    #[arg(long, value_name = "MS", value_delimiter = ',', value_parser = Budget::parse)]
+    pub(crate) budgets: Vec<Budget>,
+    /// Draw nDCG@10 over the budgets
+    #[arg(long, value_name = "FILE.svg", requires = "budgets")]
+    pub(crate) plot: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
     /// With --json: each query's metrics as well, for paired comparisons
     #[arg(long, requires = "json")]
     pub(crate) per_query: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// Collection
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// Queries: JSONL with `_id` and `text`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: PathBuf,
+    /// Judgements: TSV with query id, document id and grade
+    #[arg(long, value_name = "FILE")]
+    pub(crate) qrels: PathBuf,
+    /// The pipeline whose weights are fitted [default: the server's]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) pipeline: String,
+    /// Part of the judged queries that nothing is fitted on
+    #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = inner_share)]
+    pub(crate) held_out: f64,
+    /// Decides which queries are held out
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Numbers of fitting queries to tell the gain of, e.g. 10,25,50,100: the mean over 20 draws
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) queries_curve: Vec<u32>,
+    /// Write the weights into this configuration
+    #[arg(long, value_name = "CONFIG.toml")]
+    pub(crate) write: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Collection
+    #[arg(long)]
+    pub(crate) collection: String,
+    /// Queries to draw from: JSONL with `_id` and `text`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: PathBuf,
+    /// The pipeline that answers [default: the server's]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) pipeline: String,
+    /// Requests per second, offered one rate after the other, e.g. 10,20,40
+    #[arg(long, value_name = "N", value_delimiter = ',', required = true, value_parser = rate)]
+    pub(crate) qps: Vec<f64>,
+    /// Seconds of each rate that are measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) duration_s: u32,
+    /// Seconds of each rate before those
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub(crate) warmup_s: u32,
+    /// Milliseconds for an answer. The client waits a second more, to see what comes late
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BUDGET_MS)))]
+    pub(crate) budget_ms: Option<u32>,
+    /// Part of the requests that is critical; the others can be shed
+    #[arg(long, value_name = "SHARE", default_value = "1.0", value_parser = share)]
+    pub(crate) critical_share: f64,
+    /// Hits of an answer
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) k: u32,
+    /// How requests follow each other
+    #[arg(long, default_value = "poisson")]
+    pub(crate) arrivals: ArrivalsArg,
+    /// Decides when which query is asked
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Names of the arrival processes on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArrivalsArg {
+    /// Independently of each other
+    Poisson,
+    /// In equal gaps
+    Constant,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod render;
 mod snippet;
+mod values;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -100,6 +101,16 @@ async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Res
             let needs = config.needs.together(pipelines.iter().map(String::as_str));
             let mut backend = Backend::open(global, config, needs).await?;
             commands::eval::eval(&mut backend, args).await
+        }
+        Command::Tune(args) => {
+            let needs = config.needs.together([args.pipeline.as_str()]);
+            let mut backend = Backend::open(global, config, needs).await?;
+            commands::tune::tune(&mut backend, args).await
+        }
+        Command::Bench(args) => {
+            let needs = config.needs.together([args.pipeline.as_str()]);
+            let backend = Backend::open(global, config, needs).await?;
+            commands::bench::bench(&backend, args).await
         }
         Command::CheckConfig { .. } | Command::Corpus(_) => {
             unreachable!("answered without a runtime")

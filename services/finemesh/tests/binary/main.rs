@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod bench;
 mod cli;
 mod colbert_scorer;
 mod cross_encoder;
+mod judged;
 mod llm_reranker;
 mod models;
 mod process;
 mod quality;
 mod rescoring;
+mod tune;
