@@ -10,7 +10,7 @@
 //! What goes from the fusion to the answer is a [`ranking`]. Stages between them are the head of a [`plan::Pipeline`], each one room
 //! here, and share what is in [`head`], two of them [`vectors`] too. Each gets as many documents as fit into its share of the time, by
 //! its [`costs`]; [`ranking::Ranking::rerank`] takes their scores. Scores of given
-//! passages come from the shards by [`scores`], their texts by [`documents`].
+//! passages come from the shards by [`scores`], their texts by [`documents`]. Every call goes to one of several [`replicas`].
 
 mod app;
 mod clients;
@@ -26,10 +26,12 @@ mod fuse;
 mod grpc;
 mod head;
 mod late_interaction;
+mod metrics;
 mod peers;
 mod placement;
 mod plan;
 mod ranking;
+mod replicas;
 mod rerank;
 mod rescore;
 mod respond;

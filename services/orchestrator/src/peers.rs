@@ -1,4 +1,4 @@
-//! The replicas of each stage: asked again and again what they hold, and picked in turn.
+//! The replicas of each stage: asked again and again what they hold.
 
 use crate::clients::{
     ColbertClient, DenseClient, Described, EncoderClient, RerankerClient, SparseClient,
@@ -6,12 +6,12 @@ use crate::clients::{
 use crate::costs::Costs;
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{Placement, ReplicaState, ServiceView, View, Wants};
+use crate::replicas::Replicas;
 use futures::future::join_all;
 use search_core::{CollectionName, Deadline, ErrorKind};
 use service_kit::{MeshChannel, Readiness, now};
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 
@@ -36,68 +36,7 @@ pub struct Peers {
     pub colbert: Vec<MeshChannel>,
 }
 
-/// Replicas of one service, picked in turn.
-#[derive(Debug)]
-pub(crate) struct Replicas<C> {
-    service: Service,
-    clients: Vec<C>,
-    turn: AtomicUsize,
-}
-
 impl<C> Replicas<C> {
-    fn new(
-        service: Service,
-        channels: Vec<MeshChannel>,
-        client: impl Fn(MeshChannel) -> C,
-    ) -> Self {
-        Self {
-            service,
-            clients: channels.into_iter().map(client).collect(),
-            turn: AtomicUsize::new(0),
-        }
-    }
-
-    /// Calls the next of these replicas, and another one if it fails in a way that another may not.
-    pub(crate) async fn call<'a, T, F>(
-        &'a self,
-        holders: &[usize],
-        call: impl Fn(&'a C) -> F,
-    ) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<T, CallError>>,
-    {
-        let turn = spread(self.turn.fetch_add(1, Ordering::Relaxed), holders.len());
-        let first = self.nth(holders, turn).ok_or_else(|| self.nobody())?;
-        match call(first).await {
-            Err(error) if error.kind.is_retryable() && holders.len() > 1 => {
-                tracing::debug!(%error, "asking another replica");
-                let second = self
-                    .nth(holders, turn.wrapping_add(1))
-                    .ok_or_else(|| self.nobody())?;
-                call(second).await
-            }
-            answer => answer,
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.clients.is_empty()
-    }
-
-    /// All of them, where what they hold is of no matter.
-    pub(crate) fn everyone(&self) -> Vec<usize> {
-        (0..self.clients.len()).collect()
-    }
-
-    fn nth(&self, holders: &[usize], turn: usize) -> Option<&C> {
-        let position = turn.checked_rem(holders.len())?;
-        self.clients.get(holders[position])
-    }
-
-    fn nobody(&self) -> CallError {
-        CallError::nobody(self.service)
-    }
-
     /// Asks everyone what it holds. A replica that answers with an error, or is late once, holds what it held; one that cannot be reached
     /// nothing.
     async fn look<'a, F>(
@@ -108,21 +47,13 @@ impl<C> Replicas<C> {
     where
         F: Future<Output = Result<Described, CallError>>,
     {
-        let answers = join_all(self.clients.iter().map(describe)).await;
+        let answers = join_all(self.clients().iter().map(describe)).await;
         let replicas = answers
             .into_iter()
             .zip(&before.replicas)
             .map(|(answer, before)| next_state(answer, before));
-        ServiceView::new(self.service, replicas.collect())
+        ServiceView::new(self.service(), replicas.collect())
     }
-}
-
-/// The place, of so many, where a turn begins: all of them equally often, whatever every how many turns is one's own. By counting alone a
-/// query that asks two shards would ask the same replica of each with every query. (Multiplicative hashing by the golden ratio, Knuth.)
-fn spread(turn: usize, places: usize) -> usize {
-    const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
-    let hashed = (turn as u64).wrapping_mul(GOLDEN_RATIO);
-    ((u128::from(hashed) * places as u128) >> u64::BITS) as usize
 }
 
 impl Replicas<EncoderClient> {
@@ -132,7 +63,8 @@ impl Replicas<EncoderClient> {
         before: &[Vec<String>],
         deadline: Option<Deadline>,
     ) -> Vec<Vec<String>> {
-        let answers = self.clients.iter().map(|client| client.bundles(deadline));
+        let clients = self.clients().iter();
+        let answers = clients.map(|client| client.bundles(deadline));
         let answers = join_all(answers).await.into_iter().zip(before);
         answers
             .map(|(answer, before)| answer.unwrap_or_else(|_| before.clone()))
@@ -168,6 +100,15 @@ fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> Re
     ReplicaState { times_late, ..kept }
 }
 
+/// The replicas behind these channels.
+fn replicas<C>(
+    service: Service,
+    channels: Vec<MeshChannel>,
+    client: impl Fn(MeshChannel) -> C,
+) -> Replicas<C> {
+    Replicas::new(service, channels.into_iter().map(client))
+}
+
 /// All peers, and what they hold.
 #[derive(Debug)]
 pub(crate) struct Mesh {
@@ -197,11 +138,11 @@ impl Mesh {
             encoders: vec![Vec::new(); peers.encoder.len()],
         };
         Self {
-            encoder: Replicas::new(Service::Encoder, peers.encoder, EncoderClient::new),
-            sparse: Replicas::new(Service::SparseRetriever, peers.sparse, SparseClient::new),
-            dense: Replicas::new(Service::DenseRetriever, peers.dense, DenseClient::new),
-            colbert: Replicas::new(Service::ColbertScorer, peers.colbert, ColbertClient::new),
-            cross_encoder: Replicas::new(
+            encoder: replicas(Service::Encoder, peers.encoder, EncoderClient::new),
+            sparse: replicas(Service::SparseRetriever, peers.sparse, SparseClient::new),
+            dense: replicas(Service::DenseRetriever, peers.dense, DenseClient::new),
+            colbert: replicas(Service::ColbertScorer, peers.colbert, ColbertClient::new),
+            cross_encoder: replicas(
                 Service::CrossEncoder,
                 peers.cross_encoder,
                 RerankerClient::new,
@@ -308,26 +249,6 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_replica_gets_its_share_of_every_shard() {
-        for (every, of_shard) in [(1, 0), (2, 0), (2, 1), (3, 2), (8, 5)] {
-            for places in [1, 2, 3, 4] {
-                let mut calls = vec![0; places];
-                for query in 0..1200 {
-                    calls[spread(query * every + of_shard, places)] += 1;
-                }
-                let fair = 1200 / places;
-                assert!(
-                    calls
-                        .iter()
-                        .all(|count| *count * 10 > fair * 9 && *count * 10 < fair * 11),
-                    "{calls:?} of turns {of_shard}, {of_shard} + {every}, …"
-                );
-            }
-        }
-    }
-
     use crate::clients::{Fingerprints, Held};
 
     fn failed(kind: ErrorKind) -> Result<Described, CallError> {

@@ -19,6 +19,7 @@ use crate::funnel::{Ranked, Run, StageWatch, within};
 use crate::head::{merge_head, why_it_ended};
 use crate::plan::{HeadPart, HeadStage};
 use crate::ranking::{LaterScores, Ranking};
+use crate::replicas::Open;
 use search_core::{Deadline, Grant, StageReason, StageStatus, micros};
 use service_kit::now;
 use std::collections::HashMap;
@@ -156,7 +157,7 @@ impl Run<'_> {
         let reranker = &self.mesh.cross_encoder;
         let begin = async {
             let everyone = reranker.everyone();
-            let call = reranker.call(&everyone, |client| {
+            let call = reranker.open(&everyone, |client| {
                 client.rerank(query.clone(), passages.clone(), deadline)
             });
             Ok(call.await?)
@@ -188,7 +189,7 @@ impl Run<'_> {
 /// Takes batches until all passages are read or the time is up, and says how long the call took that began then, to its last batch. With
 /// the end of this the call ends.
 async fn gather(
-    mut reranking: Reranking,
+    mut reranking: Open<'_, Reranking>,
     began: Instant,
     deadline: Option<Deadline>,
     watch: &mut StageWatch,

@@ -65,7 +65,7 @@ impl Asking<'_> {
     /// Asks one query, so that what is wrong with all of them is told at once.
     async fn try_out(&self) -> Result<()> {
         let unlimited = SearchRequest {
-            budget_ms: 0,
+            budget_ms: None,
             ..self.message(0)
         };
         let answer = self.client.clone().search(unlimited).await;
@@ -132,7 +132,7 @@ impl Asking<'_> {
             query: self.queries[query].text.clone(),
             k: Some(self.args.k),
             pipeline: self.args.pipeline.clone(),
-            budget_ms: self.args.budget_ms.unwrap_or(0),
+            budget_ms: self.args.budget_ms,
             ..SearchRequest::default()
         }
     }

@@ -79,7 +79,7 @@ fn request(collection: &str, variant: &Variant, budget: Budget, query: &Query) -
         k: Some(DEPTH),
         pipeline: variant.pipeline.clone(),
         fusion: variant.fusion,
-        budget_ms: budget.ms().unwrap_or(0),
+        budget_ms: budget.ms(),
         ..SearchRequest::default()
     }
 }
