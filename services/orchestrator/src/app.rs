@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::error::SearchError;
 use crate::funnel::{Answer, Listener, Run, within};
+use crate::metrics::AnswerCounters;
 use crate::peers::{Mesh, Peers};
 use crate::placement::{Placement, View};
 use crate::plan::{HeadStage, Pipeline, Pipelines, Plan, Request, VectorStage};
@@ -15,6 +16,7 @@ use tracing::Instrument;
 #[derive(Debug)]
 pub struct App {
     pipelines: Pipelines,
+    counters: AnswerCounters,
     mesh: Arc<Mesh>,
     following: JoinHandle<()>,
 }
@@ -28,6 +30,7 @@ impl App {
         let following = tokio::spawn(async move { followed.follow(interval).await });
         Arc::new(Self {
             pipelines: config.pipelines,
+            counters: AnswerCounters::new(),
             mesh,
             following,
         })
@@ -61,8 +64,20 @@ impl App {
         self.mesh.view()
     }
 
-    /// The answer. A listener is told of what there is on the way to it.
+    /// The answer, counted. A listener is told of what there is on the way to it.
     pub(crate) async fn search(
+        &self,
+        request: Request,
+        listener: Option<&Listener>,
+    ) -> Result<Answer, SearchError> {
+        let answer = self.traced(request, listener).await;
+        let outcome = answer.as_ref();
+        let outcome = outcome.map(|answer| &answer.stages[..]);
+        self.counters.add(outcome.map_err(SearchError::kind));
+        answer
+    }
+
+    async fn traced(
         &self,
         request: Request,
         listener: Option<&Listener>,

@@ -1,5 +1,6 @@
 //! What the stages of the head cost in this mesh: learnt from every answer, and asked before a stage is given its candidates.
 
+use crate::metrics::CostGauge;
 use crate::plan::{HeadStage, VectorStage};
 use search_core::{CostModel, CostPrior};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,21 +24,20 @@ pub(crate) struct Costs {
 
 /// The running estimate of one stage.
 #[derive(Debug)]
-pub(crate) struct StageCost(Mutex<CostModel>);
+pub(crate) struct StageCost {
+    model: Mutex<CostModel>,
+    gauge: CostGauge,
+}
 
 impl Costs {
     /// What is measured on two cores, before anything is learnt.
     pub(crate) fn new() -> Self {
-        let cost = |fixed_us, per_item_us| {
-            StageCost(Mutex::new(CostModel::new(CostPrior {
-                fixed: Duration::from_micros(fixed_us),
-                per_item: Duration::from_micros(per_item_us),
-            })))
-        };
+        let vectors =
+            |stage, per_item_us| StageCost::new(HeadStage::Vectors(stage), 500, per_item_us);
         Self {
-            rescore: cost(500, 2),
-            late_interaction: cost(500, 10),
-            rerank: cost(3000, 50),
+            rescore: vectors(VectorStage::Rescore, 2),
+            late_interaction: vectors(VectorStage::LateInteraction, 10),
+            rerank: StageCost::new(HeadStage::Rerank, 3000, 50),
         }
     }
 
@@ -51,6 +51,17 @@ impl Costs {
 }
 
 impl StageCost {
+    fn new(stage: HeadStage, fixed_us: u64, per_item_us: u64) -> Self {
+        let prior = CostPrior {
+            fixed: Duration::from_micros(fixed_us),
+            per_item: Duration::from_micros(per_item_us),
+        };
+        Self {
+            model: Mutex::new(CostModel::new(prior)),
+            gauge: CostGauge::new(stage),
+        }
+    }
+
     /// Items that are expected to be done in this time; without a limit all of them.
     pub(crate) fn fitting(&self, time: Option<Duration>) -> f64 {
         time.map_or(f64::INFINITY, |time| self.model().fitting(time))
@@ -61,12 +72,16 @@ impl StageCost {
     }
 
     pub(crate) fn observe(&self, items: f64, took: Duration) {
-        self.model().observe(items, took);
+        let mut model = self.model();
+        model.observe(items, took);
+        let (fixed, of_one) = (model.expected(0.0), model.expected(1.0));
+        drop(model);
+        self.gauge.set(fixed, of_one.saturating_sub(fixed));
     }
 
     /// Held for some arithmetic, once or twice a stage.
     fn model(&self) -> MutexGuard<'_, CostModel> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

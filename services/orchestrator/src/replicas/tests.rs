@@ -2,6 +2,7 @@
 
 use super::*;
 use futures::future::join_all;
+use search_core::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
