@@ -39,7 +39,7 @@ fn looks_like_identifier(word: &str) -> bool {
     let has_hump = pairs
         .into_iter()
         .any(|(left, right)| left.is_lowercase() && right.is_uppercase());
-    (has_letter && has_digit) || (has_letter && has_joint) || has_hump
+    (has_letter && (has_digit || has_joint)) || has_hump
 }
 
 #[cfg(test)]
