@@ -1,5 +1,6 @@
 //! Settings of a service that holds shards of what is stored, and computes on threads of its own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,8 @@ use crate::Problems;
 const MAX_REFRESH_INTERVAL_MS: u64 = 600_000;
 /// As many threads as most machines have cores, and as many as an index has to make room for.
 pub const MAX_COMPUTE_THREADS: usize = 256;
+/// Most shards that a collection can have.
+const MAX_SHARDS: u32 = 1024;
 /// A thousand waiting requests of some milliseconds are seconds already.
 const MAX_QUEUE: usize = 65_536;
 
@@ -56,6 +59,12 @@ impl RawReplicaConfig {
     /// Notes every mistake; `path` is the section's name.
     pub fn validate(self, path: &str, problems: &mut Problems) -> ReplicaConfig {
         let field = |name: &str| format!("{path}.{name}");
+        let distinct: BTreeSet<u32> = self.shards.iter().copied().collect();
+        let shards_are_right =
+            distinct.len() == self.shards.len() && distinct.iter().all(|shard| *shard < MAX_SHARDS);
+        problems.require(shards_are_right, field("shards"), || {
+            format!("must be different numbers, each less than {MAX_SHARDS}")
+        });
         problems.require(
             self.compute_threads <= MAX_COMPUTE_THREADS,
             field("compute_threads"),
@@ -103,6 +112,7 @@ mod tests {
     fn all_mistakes_are_noted() {
         let mut problems = Problems::default();
         let raw = RawReplicaConfig {
+            shards: vec![1, 1],
             compute_threads: 5000,
             compute_queue: 100_000,
             refresh_interval_ms: 0,
@@ -116,6 +126,7 @@ mod tests {
         assert_eq!(
             paths,
             [
+                "replica.shards",
                 "replica.compute_threads",
                 "replica.compute_queue",
                 "replica.refresh_interval_ms"

@@ -5,16 +5,16 @@
 //! the document. A single shard cuts its list in exactly that order, so the pool does not depend on the number of shards; where
 //! equal scores straddle the cut, their document ids are looked up.
 
+mod gather;
+
 use crate::clients::{Found, Reach, Target};
 use crate::documents::PassageRef;
 use crate::encode::{ENCODE_STAGE, Outcome};
 use crate::error::{CallError, PlaceError, SearchError, Service};
-use crate::funnel::{BudgetStage, Run, StageWatch, within};
+use crate::funnel::{Run, StageWatch};
 use crate::placement::Holding;
 use crate::plan::Leg;
-use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream::FuturesUnordered;
 use search_core::{
     Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
 };
@@ -68,20 +68,6 @@ impl Retrieved {
     }
 }
 
-impl LegList {
-    /// How much the first document's score is above the second's, by the first: 0 to 1. None where nothing was found; 1 where there is
-    /// no second.
-    fn margin(&self) -> Option<f64> {
-        let score = |scored: &ScoredPassage| scored.score;
-        let first = self.passages.iter().max_by_key(|scored| score(scored))?;
-        let others = self.passages.iter();
-        let others = others.filter(|scored| scored.passage.document != first.passage.document);
-        let second = others.map(score).max().unwrap_or(Score::ZERO);
-        let (first, second) = (f64::from(first.score.get()), f64::from(second.get()));
-        (first > 0.0).then(|| (first - second.max(0.0)) / first)
-    }
-}
-
 /// A passage that a shard found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScoredPassage {
@@ -115,19 +101,6 @@ struct LegAnswer {
     reports: Vec<StageReport>,
     outcome: Result<LegList, SearchError>,
     encoded: Option<Outcome>,
-}
-
-/// What has been said so far, by the places of the legs.
-struct Gathered {
-    answers: Vec<Option<LegAnswer>>,
-    is_routed: bool,
-}
-
-impl Gathered {
-    fn lists(&self) -> impl Iterator<Item = &LegList> {
-        let answers = self.answers.iter().flatten();
-        answers.filter_map(|answer| answer.outcome.as_ref().ok())
-    }
 }
 
 /// The report of what is not waited for.
@@ -177,53 +150,6 @@ impl<'a> Run<'a> {
             Some(error) if retrieved.lists.is_empty() => Err(error),
             _ => Ok(retrieved),
         }
-    }
-
-    /// What the legs say, until the query turns out to need no more of them, or the time of the stage is up and there is something to
-    /// go on with. As long as there is not, the legs have all the time that the answer can spare.
-    async fn gather(self, encoding: &OnceLock<StageReport>) -> Result<Gathered, SearchError> {
-        let patience = self.grant(BudgetStage::Retrieve).deadline();
-        let legs = self.plan.legs().iter().enumerate();
-        let mut waiting: FuturesUnordered<_> = legs
-            .filter(|(_, leg)| !self.plan.is_routed || **leg == Leg::Sparse)
-            .map(|(place, leg)| async move { (place, self.leg(*leg, encoding).await) })
-            .collect();
-        let mut gathered = Gathered {
-            answers: self.plan.legs().iter().map(|_| None).collect(),
-            is_routed: self.plan.is_routed,
-        };
-        loop {
-            let patience = patience.filter(|_| self.can_go_on_with(&gathered));
-            let Ok(Some((place, answer))) =
-                within(patience, async { Ok(waiting.next().await) }).await
-            else {
-                return Ok(gathered);
-            };
-            let answer = answer?;
-            gathered.is_routed |= self.is_decided_by(&answer);
-            gathered.answers[place] = Some(answer);
-            if gathered.is_routed {
-                return Ok(gathered);
-            }
-        }
-    }
-
-    /// Whether there is a list, and every leg without which there is no answer has said what it has to say.
-    fn can_go_on_with(self, gathered: &Gathered) -> bool {
-        let mut answers = self.plan.legs().iter().zip(&gathered.answers);
-        let has_list = gathered.lists().next().is_some();
-        has_list && answers.all(|(leg, answer)| answer.is_some() || !self.is_required(*leg))
-    }
-
-    /// Whether the sparse leg's list is clear enough to be the answer.
-    fn is_decided_by(self, answer: &LegAnswer) -> bool {
-        let list = answer.outcome.as_ref().ok();
-        let list = list.filter(|list| list.leg == Leg::Sparse && self.plan.legs().len() > 1);
-        let margin = list.and_then(LegList::margin);
-        let threshold = self.plan.sparse_margin();
-        margin
-            .zip(threshold)
-            .is_some_and(|(margin, threshold)| margin >= threshold)
     }
 
     async fn leg(
