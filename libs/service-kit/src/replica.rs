@@ -116,7 +116,6 @@ mod tests {
             compute_threads: 5000,
             compute_queue: 100_000,
             refresh_interval_ms: 0,
-            ..RawReplicaConfig::default()
         };
         raw.validate("replica", &mut problems);
         let paths: Vec<_> = problems

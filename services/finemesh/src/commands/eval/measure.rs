@@ -57,9 +57,7 @@ pub(super) async fn measure(
         let asked = Instant::now();
         match backend.search.search(request).await {
             Ok(answer) => measured.add(answer.get_ref(), judgements),
-            Err(status)
-                if budget != Budget::NONE && kind_of(&status) == ErrorKind::DeadlineExceeded =>
-            {
+            Err(status) if budget != Budget::NONE && is_for_want_of_time(&status) => {
                 measured.add_nothing(micros(asked.elapsed()));
             }
             Err(status) => {
@@ -70,6 +68,12 @@ pub(super) async fn measure(
     }
     bar.finish_and_clear();
     Ok(measured)
+}
+
+/// A service refuses at once what it would be late with.
+fn is_for_want_of_time(status: &tonic::Status) -> bool {
+    let kinds = [ErrorKind::DeadlineExceeded, ErrorKind::ResourceExhausted];
+    kinds.contains(&kind_of(status))
 }
 
 fn request(collection: &str, variant: &Variant, budget: Budget, query: &Query) -> SearchRequest {
