@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::cost::{CostModel, CostPrior};
+use crate::cost::{CostModel, CostPrior, duration};
 use crate::criticality::Criticality;
 
 /// Who computes, and in which pieces.
@@ -146,10 +146,6 @@ impl QueueCost {
         let of_rest = if rest > 0.0 { seconds(rest) } else { 0.0 };
         batches * seconds(self.workshop.batch_items) + of_rest
     }
-}
-
-fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

@@ -57,11 +57,9 @@ impl Budget {
         Self { stages, kept_back }
     }
 
-    /// The shortest time in which every stage can begin.
-    pub fn minimum(&self) -> Duration {
-        let minima = self.stages.iter().map(|stage| stage.minimum);
-        self.kept_back
-            .saturating_add(minima.fold(Duration::ZERO, Duration::saturating_add))
+    /// What the stages together need to begin, beside what is kept back.
+    pub fn minima(&self) -> Duration {
+        sum_of_minima(&self.stages)
     }
 
     /// What stage number `stage` (from 0) is given when it begins `now`, of a request with this deadline.
@@ -75,10 +73,10 @@ impl Budget {
         }
         let later = &self.stages[stage + 1..];
         let all_shares: f64 = own.share + later.iter().map(|stage| stage.share).sum::<f64>();
-        let later_minima = later.iter().map(|stage| stage.minimum);
-        let later_minima = later_minima.fold(Duration::ZERO, Duration::saturating_add);
         let fair = free.mul_f64((own.share / all_shares).clamp(0.0, 1.0));
-        let granted = fair.min(free.saturating_sub(later_minima)).max(own.minimum);
+        let granted = fair
+            .min(free.saturating_sub(sum_of_minima(later)))
+            .max(own.minimum);
         Deadline::after(now, granted.min(free)).map_or(Grant::Unlimited, Grant::Until)
     }
 
@@ -92,6 +90,11 @@ impl Budget {
         let left = deadline.remaining(now).unwrap_or_default();
         left - self.kept_back.min(left / MOST_KEPT_BACK)
     }
+}
+
+fn sum_of_minima(stages: &[StageShare]) -> Duration {
+    let minima = stages.iter().map(|stage| stage.minimum);
+    minima.fold(Duration::ZERO, Duration::saturating_add)
 }
 
 #[cfg(test)]
@@ -141,7 +144,8 @@ mod tests {
     fn without_a_deadline_nothing_is_limited() {
         let budget = budget(&[stage(1.0, 5)]);
         assert_eq!(budget.grant(0, Instant::now(), None), Grant::Unlimited);
-        assert_eq!(budget.minimum(), Duration::from_millis(15));
+        // And 10 that are kept back.
+        assert_eq!(budget.minima(), Duration::from_millis(5));
     }
 
     proptest! {

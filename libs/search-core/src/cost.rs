@@ -146,7 +146,8 @@ impl Line {
     }
 }
 
-fn duration(seconds: f64) -> Duration {
+/// Of so many seconds; the longest there is where they are more.
+pub(crate) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// How much an answer is missed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Criticality {
     /// Somebody waits for it. So is a call that says nothing.
     #[default]

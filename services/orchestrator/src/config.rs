@@ -2,7 +2,7 @@
 
 mod pipeline;
 
-pub(crate) use pipeline::RANK_CONSTANTS;
+pub(crate) use pipeline::{MAX_BUDGET_MS, RANK_CONSTANTS};
 pub use pipeline::{
     RawFusion, RawHeadPart, RawMethod, RawPipeline, RawRequired, RawRouting, RawStage,
 };

@@ -2,7 +2,8 @@
 
 use crate::metrics::CostGauge;
 use crate::plan::{HeadStage, VectorStage};
-use search_core::{CostModel, CostPrior};
+use search_core::{CostModel, CostPrior, Deadline};
+use service_kit::now;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,9 +63,11 @@ impl StageCost {
         }
     }
 
-    /// Items that are expected to be done in this time; without a limit all of them.
-    pub(crate) fn fitting(&self, time: Option<Duration>) -> f64 {
-        time.map_or(f64::INFINITY, |time| self.model().fitting(time))
+    /// Items that are expected to be done from now to then; without a limit all of them.
+    pub(crate) fn fitting(&self, deadline: Option<Deadline>) -> f64 {
+        let time_left = |deadline: Deadline| deadline.remaining(now()).unwrap_or_default();
+        let fitting = |deadline| self.model().fitting(time_left(deadline));
+        deadline.map_or(f64::INFINITY, fitting)
     }
 
     pub(crate) fn expected(&self, items: f64) -> Duration {

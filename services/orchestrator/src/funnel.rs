@@ -165,7 +165,9 @@ impl<'a> Run<'a> {
     /// The answer. Whoever listens is told what there is so far: the fused list, and a better one after each stage that scored something.
     pub(crate) async fn answer(self, listener: Option<&Listener>) -> Result<Answer, SearchError> {
         let head = self.head();
-        let encodings = head.iter().filter_map(Head::encoding);
+        // Where the sparse leg alone answers nobody would use them.
+        let needed = head.iter().filter(|_| !self.plan.is_routed);
+        let encodings = needed.filter_map(Head::encoding);
         let mut ranked = beside(encodings, self.rank()).await?;
         self.check_coverage(&ranked.reports)?;
         for (position, stage) in head.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The public service: requests are checked here, field by field, and answers written.
 
 use crate::app::App;
-use crate::config::RANK_CONSTANTS;
+use crate::config::{MAX_BUDGET_MS, RANK_CONSTANTS};
 use crate::error::SearchError;
 use crate::funnel::{Answer, Hit, Reading, Scale, TokenMatch, TrailEntry};
 use crate::plan::{FusionOverride, Leg, MethodName, Pipeline, Request, RoutingWish};
@@ -25,8 +25,6 @@ const DEFAULT_K: u32 = 10;
 const MAX_K: u32 = 1000;
 /// Most hits that can be left out.
 const MAX_OFFSET: u32 = 9000;
-/// Longest budget.
-const MAX_BUDGET_MS: u32 = 600_000;
 
 impl App {
     /// Adds the public search service.

@@ -130,9 +130,8 @@ impl Run<'_> {
     ) {
         let query = self.plan.request.parsed.plain_text();
         let cost = self.mesh.costs.of(part.stage);
-        let time = deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default());
         let tokens = || candidates.iter().map(|it| tokens_of_pair(&query, &it.text));
-        let fitting = first_within(tokens(), cost.fitting(time), part.floor as usize);
+        let fitting = first_within(tokens(), cost.fitting(deadline), part.floor as usize);
         if fitting > 0 {
             watch.report.expected_us = micros(cost.expected(tokens().take(fitting).sum()));
         }

@@ -120,8 +120,7 @@ impl<'a> Run<'a> {
         watch: &mut StageWatch,
     ) -> usize {
         let window = ranking.len().min(part.window as usize);
-        let time = deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default());
-        let most = self.mesh.costs.of(part.stage).fitting(time);
+        let most = self.mesh.costs.of(part.stage).fitting(deadline);
         let passages = ranking
             .passages_by_document(window)
             .map(|count| count as f64);

@@ -23,7 +23,7 @@ const MAX_WINDOW: u32 = 1000;
 /// A whole answer of the dearest pipeline takes a tenth of it on two cores; whoever waits for a list longer has gone.
 const DEFAULT_BUDGET_MS: u64 = 2000;
 /// Longest budget; the contract's.
-const MAX_BUDGET_MS: u64 = 600_000;
+pub(crate) const MAX_BUDGET_MS: u32 = 600_000;
 /// Kept back for the steps behind the stages: texts are fetched in a few milliseconds, in more where machines are busy.
 const KEPT_BACK: Duration = Duration::from_millis(50);
 /// Of what is left when the retrieval begins, by the shares of the later stages. What it does not use, and that is most, is theirs.
@@ -245,27 +245,19 @@ impl RawPipeline {
 
     /// The minima of the stages, and what is kept back, fit into the budget.
     fn check_budget(&self, path: &str, problems: &mut Problems) {
-        let budgets = 1..=MAX_BUDGET_MS;
+        let budgets = 1..=u64::from(MAX_BUDGET_MS);
         problems.require(
             budgets.contains(&self.budget_ms),
             format!("{path}.budget_ms"),
             || format!("must be 1 to {MAX_BUDGET_MS}"),
         );
-        let minimum = self.minimum();
+        let minimum = self.budget().minima();
         problems.require(minimum <= self.time(), format!("{path}.budget_ms"), || {
             format!(
                 "must be at least {}: the stages' min_ms",
                 minimum.as_millis()
             )
         });
-    }
-
-    /// What the stages need to begin.
-    fn minimum(&self) -> Duration {
-        let minima = self
-            .raw_head()
-            .map(|(stage, raw)| raw.share_of(stage).minimum);
-        minima.fold(Duration::ZERO, Duration::saturating_add)
     }
 
     const fn time(&self) -> Duration {

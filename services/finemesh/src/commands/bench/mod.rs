@@ -15,18 +15,15 @@ use evaluation::load::{Arrival, Load, Process};
 use indicatif::ProgressBar;
 use search_proto::search::SearchRequest;
 use search_proto::search::search_service_client::SearchServiceClient;
-use service_kit::MeshChannel;
-use tonic::metadata::MetadataValue;
+use service_kit::{MeshChannel, criticality};
 
 use self::run::{MOST_WAITING, Seen, run};
-use self::tally::{Class, Rate};
+use self::tally::{Rate, criticality_of};
 use crate::backend::Backend;
 use crate::cli::{ArrivalsArg, BenchArgs};
 use crate::error::readable;
 use crate::output::say;
 
-/// The header that says how much a request matters.
-const CRITICALITY: &str = "finemesh-criticality";
 /// The client waits so much longer than the budget, so that lateness is seen and not cut off.
 const PATIENCE_AFTER_BUDGET: Duration = Duration::from_secs(1);
 /// How long the client waits where there is no budget.
@@ -85,8 +82,9 @@ impl Asking<'_> {
             .with_message(format!("{per_second} queries a second"));
         let ask = |arrival: &Arrival| {
             let (mut client, request) = (self.client.clone(), self.request(*arrival));
+            let criticality = criticality_of(*arrival);
             async move {
-                let answer = client.search(request).await;
+                let answer = criticality::scope(criticality, client.search(request)).await;
                 answer.map(tonic::Response::into_inner)
             }
         };
@@ -121,8 +119,6 @@ impl Asking<'_> {
         });
         let mut request = tonic::Request::new(self.message(arrival.query));
         request.set_timeout(patience);
-        let class = MetadataValue::from_static(Class::of(arrival).name());
-        request.metadata_mut().insert(CRITICALITY, class);
         request
     }
 

@@ -43,7 +43,7 @@ fn process_name(process: ArrivalsArg) -> &'static str {
 fn rate_json(rate: &Rate) -> Value {
     let classes = rate.by_class.iter();
     let classes: Map<_, _> = classes
-        .map(|(class, tally)| (class.name().to_owned(), tally_json(rate, tally)))
+        .map(|(class, tally)| (class.as_str().to_owned(), tally_json(rate, tally)))
         .collect();
     let mut object = tally_json(rate, &rate.all);
     object["offered_qps"] = json!(rate.per_second);
@@ -117,7 +117,7 @@ fn class_table(rates: &[Rate]) -> Table {
     let mut table = table(["offered qps", "class"].into_iter().chain(COLUMNS));
     for rate in rates {
         for (class, tally) in &rate.by_class {
-            let names = [rate.per_second.to_string(), class.name().to_owned()];
+            let names = [rate.per_second.to_string(), class.as_str().to_owned()];
             table.add_row(names.into_iter().chain(cells(rate, tally)));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evaluation::load::Arrival;
 use hdrhistogram::Histogram;
-use search_core::{ErrorKind, micros};
+use search_core::{Criticality, ErrorKind, micros};
 use search_proto::search::SearchResponse;
 use service_kit::status::kind_of;
 use tonic::Status;
@@ -22,27 +22,11 @@ const DIGITS: u8 = 3;
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// Whether a request matters, as its header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
-    Critical,
-    Sheddable,
-}
-
-impl Class {
-    pub(super) fn of(arrival: Arrival) -> Self {
-        if arrival.is_critical {
-            Self::Critical
-        } else {
-            Self::Sheddable
-        }
-    }
-
-    /// In the header, and in results.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Critical => "critical",
-            Self::Sheddable => "sheddable",
-        }
+pub(super) const fn criticality_of(arrival: Arrival) -> Criticality {
+    if arrival.is_critical {
+        Criticality::Critical
+    } else {
+        Criticality::Sheddable
     }
 }
 
@@ -54,7 +38,7 @@ pub(super) struct Rate {
     /// When the last counted request ended.
     last_ended: Duration,
     pub(super) all: Tally,
-    pub(super) by_class: BTreeMap<Class, Tally>,
+    pub(super) by_class: BTreeMap<Criticality, Tally>,
 }
 
 impl Rate {
@@ -75,7 +59,7 @@ impl Rate {
             return;
         }
         self.last_ended = self.last_ended.max(seen.ended);
-        let class = self.by_class.entry(Class::of(seen.arrival));
+        let class = self.by_class.entry(criticality_of(seen.arrival));
         for tally in [&mut self.all, class.or_insert_with(Tally::new)] {
             tally.add(seen, self.in_time);
         }
@@ -287,7 +271,7 @@ mod tests {
         let rate = rate(Some(100));
         assert_eq!(rate.goodput(&rate.all), Some(0.25));
         assert_eq!(rate.late_share(&rate.all), Some(0.5));
-        let critical = &rate.by_class[&Class::Critical];
+        let critical = &rate.by_class[&Criticality::Critical];
         assert_eq!(
             (critical.arrivals, rate.late_share(critical)),
             (2, Some(0.5))
