@@ -57,9 +57,11 @@ impl Budget {
         Self { stages, kept_back }
     }
 
-    /// What the stages together need to begin, beside what is kept back.
-    pub fn minima(&self) -> Duration {
-        sum_of_minima(&self.stages)
+    /// The shortest time in which every stage has its minimum, and the last steps what is kept back of it.
+    pub fn shortest(&self) -> Duration {
+        let minima = sum_of_minima(&self.stages);
+        // Of a short time a part is kept back, so the minima are the rest of it.
+        minima.saturating_add(self.kept_back.min(minima / (MOST_KEPT_BACK - 1)))
     }
 
     /// What stage number `stage` (from 0) is given when it begins `now`, of a request with this deadline.
@@ -144,8 +146,18 @@ mod tests {
     fn without_a_deadline_nothing_is_limited() {
         let budget = budget(&[stage(1.0, 5)]);
         assert_eq!(budget.grant(0, Instant::now(), None), Grant::Unlimited);
-        // And 10 that are kept back.
-        assert_eq!(budget.minima(), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn the_shortest_time_has_room_for_all_minima() {
+        for (minima, shortest) in [([3, 12], 20), ([30, 30], 70), ([0, 0], 0)] {
+            let budget = budget(&minima.map(|minimum| stage(1.0, minimum)));
+            assert_eq!(budget.shortest(), Duration::from_millis(shortest));
+            if shortest > 0 {
+                assert_eq!(granted_ms(&budget, 0, shortest), Some(minima[0]));
+                assert!(granted_ms(&budget, 1, shortest - minima[0]).is_some());
+            }
+        }
     }
 
     proptest! {

@@ -158,7 +158,7 @@ mod tests {
             rescore: Some(RawHeadPart {
                 floor: Some(101),
                 share: Some(f64::INFINITY),
-                min_ms: Some(60),
+                min_ms: Some(40),
                 gate_margin: Some(-1.0),
                 ..RawHeadPart::default()
             }),

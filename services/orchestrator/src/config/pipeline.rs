@@ -251,11 +251,11 @@ impl RawPipeline {
             format!("{path}.budget_ms"),
             || format!("must be 1 to {MAX_BUDGET_MS}"),
         );
-        let minimum = self.budget().minima();
-        problems.require(minimum <= self.time(), format!("{path}.budget_ms"), || {
+        let shortest = self.budget().shortest();
+        problems.require(shortest <= self.time(), format!("{path}.budget_ms"), || {
             format!(
-                "must be at least {}: the stages' min_ms",
-                minimum.as_millis()
+                "must be at least {}: the stages' min_ms, and what is kept back for the hits",
+                shortest.as_nanos().div_ceil(1_000_000)
             )
         });
     }
