@@ -4,6 +4,8 @@
 //! is what stands in the queue by what requests have taken so far, the time that a request needs itself likewise. Requests of a pool may
 //! differ in kind: the wait is that of their mix.
 //!
+//! What is due first is computed first ([`crate::turns`]); work without a deadline is as if it had a second from its arrival.
+//!
 //! Work whose caller has gone or whose deadline has passed leaves the queue at once, and stops at its next check once it runs.
 //!
 //! A request that is large enough may use several threads of the pool, by rayon's own means. A thread that waits for others to
@@ -23,6 +25,7 @@ use crate::criticality;
 use crate::deadline::now;
 use crate::metrics::{Counts, Refused, Waiting};
 use crate::status::Pushback;
+use crate::turns::{Turn, Turns};
 
 /// Why work was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +96,8 @@ impl From<TooLate> for ComputeError {
     }
 }
 
+/// When work without a deadline is due, from its arrival: so it is not put behind for ever.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Items of a request: each is one.
 const REQUEST: f64 = 1.0;
 
@@ -121,8 +126,8 @@ pub struct ComputePool {
     pool: ThreadPool,
     /// One permit for each request that computes or waits.
     places: Arc<Semaphore>,
-    /// One permit for each request that computes, first come, first served.
-    turns: Arc<Semaphore>,
+    /// One for each request that computes.
+    turns: Turns,
     threads: usize,
     waiting: usize,
     cost: Arc<Mutex<QueueCost>>,
@@ -194,7 +199,7 @@ impl ComputePool {
         Ok(Self {
             pool,
             places: Arc::new(Semaphore::new(threads + waiting)),
-            turns: Arc::new(Semaphore::new(threads)),
+            turns: Turns::new(threads),
             threads,
             waiting,
             cost: Arc::new(Mutex::new(QueueCost::new(workshop))),
@@ -274,12 +279,20 @@ impl ComputePool {
         criticality: Criticality,
     ) -> Result<OwnedSemaphorePermit, ComputeError> {
         let load = self.load();
+        // What is sheddable waits behind all of them, so that by its short time it does not overtake what is critical unseen.
+        let before_it = match criticality {
+            Criticality::Sheddable => load,
+            Criticality::Critical => Load {
+                waiting_items: self.turns.before(due(deadline)) as f64,
+                ..load
+            },
+        };
         let newcomer = Newcomer {
             items: worth.items(),
             time_left: deadline.map(|deadline| deadline.remaining(now()).unwrap_or_default()),
             criticality,
         };
-        let admitted = lock(&self.cost).admit(load, newcomer);
+        let admitted = lock(&self.cost).admit(before_it, newcomer);
         admitted.map_err(|late| {
             self.counts.refused(Refused::Deadline, criticality);
             ComputeError::from(late)
@@ -317,15 +330,14 @@ impl ComputePool {
     }
 
     /// Waits until fewer requests compute than there are threads. None: the deadline came first.
-    async fn turn(&self, deadline: Option<Deadline>) -> Option<OwnedSemaphorePermit> {
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        let turn = match deadline {
-            None => turn.await,
+    async fn turn(&self, deadline: Option<Deadline>) -> Option<Turn> {
+        let turn = self.turns.turn(due(deadline));
+        match deadline {
+            None => Some(turn.await),
             Some(deadline) => tokio::time::timeout_at(deadline.instant().into(), turn)
                 .await
-                .ok()?,
-        };
-        Some(turn.expect("the semaphore is never closed"))
+                .ok(),
+        }
     }
 }
 
@@ -358,6 +370,10 @@ impl Arrival {
             Err(gone) => Err(gone),
         }
     }
+}
+
+fn due(deadline: Option<Deadline>) -> Instant {
+    deadline.map_or_else(|| now() + PATIENCE, Deadline::instant)
 }
 
 /// A panic while the lock is held leaves an estimate that further observations correct.

@@ -25,6 +25,7 @@ pub mod status;
 pub mod telemetry;
 mod trace;
 mod transport;
+mod turns;
 
 pub use client::{MeshChannel, with_deadline};
 pub use config::{ConfigError, EXIT_CONFIG, Problems};

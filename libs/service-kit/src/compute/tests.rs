@@ -1,12 +1,14 @@
 use std::sync::mpsc::{Sender, channel};
 
+use futures::FutureExt;
+
 use super::*;
 
 /// Occupies the one thread of a pool until the sender is dropped.
 fn occupy(pool: &ComputePool) -> Sender<()> {
     let (release, blocked) = channel::<()>();
-    let [place, turn] =
-        [&pool.places, &pool.turns].map(|permits| Arc::clone(permits).try_acquire_owned().unwrap());
+    let place = Arc::clone(&pool.places).try_acquire_owned().unwrap();
+    let turn = pool.turns.turn(now()).now_or_never().unwrap();
     pool.pool.spawn_fifo(move || {
         let _ = blocked.recv();
         drop((turn, place));
@@ -188,6 +190,7 @@ async fn of_work_that_gives_what_it_has_only_the_beginning_must_be_in_time() {
     let (pool, _release) = busy_pool(100 * MS);
     let waits = pool.admit(Worth::Parts, in_time(101 * MS), Criticality::Critical);
     assert!(waits.is_ok());
+    let _turn = pool.turns.turn(due(in_time(101 * MS)));
     let refused = pool.admit(Worth::Parts, in_time(101 * MS), Criticality::Critical);
     assert!(matches!(refused, Err(ComputeError::TooLate { .. })));
 }
@@ -227,4 +230,28 @@ async fn a_cold_pool_refuses_nothing_for_its_time() {
         pool.admit(Worth::Whole, in_time(MS), Criticality::Critical)
             .is_ok()
     );
+}
+
+#[tokio::test]
+async fn what_is_due_first_is_computed_first() {
+    let (pool, release) = busy_pool(MS);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let ask = |name, deadline| {
+        let order = Arc::clone(&order);
+        pool.run(deadline, move |_| {
+            order.lock().unwrap().push(name);
+            Ok::<_, ComputeError>(())
+        })
+    };
+    let asked = futures::future::join3(
+        ask("late", in_time(240 * PATIENCE)),
+        ask("patient", None),
+        ask("early", in_time(PATIENCE - 100 * MS)),
+    );
+    let mut asked = Box::pin(asked);
+    assert!((&mut asked).now_or_never().is_none());
+    drop(release);
+    let (late, patient, early) = asked.await;
+    assert!(patient.is_ok() && late.is_ok() && early.is_ok());
+    assert_eq!(*order.lock().unwrap(), ["early", "patient", "late"]);
 }
