@@ -1,4 +1,5 @@
-//! What of a query asks for words rather than for a meaning: quoted phrases, and words that look like identifiers.
+//! Whether a query needs all stages: how much of it asks for words rather than for a meaning (quoted phrases, and words that look like
+//! identifiers), and how clear the first hit is.
 
 use crate::query::{Clause, Occur, ParsedQuery};
 
@@ -40,6 +41,25 @@ fn looks_like_identifier(word: &str) -> bool {
         .into_iter()
         .any(|(left, right)| left.is_lowercase() && right.is_uppercase());
     (has_letter && (has_digit || has_joint)) || has_hump
+}
+
+/// How much the first document's score is above the second's, by the first: 0 to 1; 1 where there is no second. None where the first is not
+/// above 0.
+pub fn margin_by_first(first: f64, second: Option<f64>) -> Option<f64> {
+    let second = second.unwrap_or(0.0).max(0.0);
+    (first > 0.0).then(|| (first - second) / first)
+}
+
+/// How much the first of these scores, best first, is above the second, in their standard deviations. None where that cannot be said.
+pub fn margin_in_deviations(scores: &[f64]) -> Option<f64> {
+    let [first, second, _, ..] = scores else {
+        return None;
+    };
+    let count = scores.len() as f64;
+    let mean = scores.iter().sum::<f64>() / count;
+    let squares = scores.iter().map(|score| (score - mean).powi(2));
+    let margin = (first - second) / (squares.sum::<f64>() / count).sqrt();
+    margin.is_finite().then_some(margin)
 }
 
 #[cfg(test)]
@@ -86,5 +106,26 @@ mod tests {
         assert_eq!(share("borrow error E0382 again"), 0.25);
         assert_eq!(share("\"two words\" and two"), 0.5);
         assert_eq!(share("plain -E0382"), 0.0);
+    }
+
+    #[test]
+    fn a_first_score_is_above_the_second_by_a_part_of_it() {
+        assert_eq!(margin_by_first(4.0, Some(1.0)), Some(0.75));
+        assert_eq!(margin_by_first(4.0, Some(4.0)), Some(0.0));
+        assert_eq!(margin_by_first(4.0, Some(-1.0)), Some(1.0));
+        assert_eq!(margin_by_first(4.0, None), Some(1.0));
+        assert_eq!(margin_by_first(0.0, None), None);
+    }
+
+    #[test]
+    fn a_first_score_is_above_the_second_by_deviations_of_three_or_more() {
+        // The mean is 2, and the variance 2 as well.
+        assert_eq!(
+            margin_in_deviations(&[4.0, 1.0, 1.0]),
+            Some(3.0 / 2_f64.sqrt())
+        );
+        assert_eq!(margin_in_deviations(&[4.0, 1.0]), None);
+        assert_eq!(margin_in_deviations(&[1.0; 3]), None);
+        assert_eq!(margin_in_deviations(&[]), None);
     }
 }

@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// Measure pipelines on judged queries
     Eval(EvalArgs),
-    /// Fit fusion weights and the weights of later stages on judged queries, with a held-out part
+    /// Fit the weights of the fusion and of later stages, and the thresholds of routing and gates, on judged queries
     Tune(TuneArgs),
     /// Put a mesh under an open load and measure what it answers, how well and how late
     Bench(BenchArgs),
@@ -289,7 +289,7 @@ pub(crate) struct TuneArgs {
     /// Judgements: TSV with query id, document id and grade
     #[arg(long, value_name = "FILE")]
     pub(crate) qrels: PathBuf,
-    /// The pipeline whose weights are fitted [default: the server's]
+    /// The pipeline that is fitted [default: the server's]
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(crate) pipeline: String,
     /// Part of the judged queries that nothing is fitted on
@@ -298,10 +298,13 @@ pub(crate) struct TuneArgs {
     /// Decides which queries are held out
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Numbers of fitting queries to tell the gain of, e.g. 10,25,50,100: the mean over 20 draws
+    /// nDCG@10 that a threshold may cost, at the upper end of its interval
+    #[arg(long, value_name = "NDCG", default_value = "0.005", value_parser = inner_share)]
+    pub(crate) regret: f64,
+    /// Numbers of fitting queries to tell the gain of weights of, e.g. 10,25,50,100: the mean over 20 draws
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) queries_curve: Vec<u32>,
-    /// Write the weights into this configuration
+    /// Write the weights, and the thresholds that are not off, into this configuration
     #[arg(long, value_name = "CONFIG.toml")]
     pub(crate) write: Option<PathBuf>,
     /// Print the result as JSON

@@ -5,6 +5,7 @@ use crate::documents::PassageRef;
 use crate::funnel::{Reading, TrailEntry};
 use search_core::fusion::{self, Fused};
 use search_core::rerank::{Scale, Term, merge, total};
+use search_core::routing::margin_in_deviations;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -205,14 +206,8 @@ impl Ranking {
     /// that cannot be said.
     pub(crate) fn margin(&self, window: usize) -> Option<f64> {
         let window = window.min(self.len());
-        if window < 3 {
-            return None;
-        }
-        let scores = || (0..window).map(|place| self.score(place));
-        let mean = scores().sum::<f64>() / window as f64;
-        let variance = scores().map(|score| (score - mean).powi(2)).sum::<f64>() / window as f64;
-        let margin = (self.score(0) - self.score(1)) / variance.sqrt();
-        margin.is_finite().then_some(margin)
+        let scores: Vec<f64> = (0..window).map(|place| self.score(place)).collect();
+        margin_in_deviations(&scores)
     }
 
     /// How many passages each of the first documents has in the pool.

@@ -19,6 +19,8 @@ fn shares_and_numbers_that_leave_nothing_are_refused() {
         &["--held-out", "0"][..],
         &["--held-out", "1"],
         &["--held-out", "NaN"],
+        &["--regret", "0"],
+        &["--regret", "1"],
         &["--queries-curve", "0"],
         &["--queries-curve", "ten"],
     ] {
@@ -28,7 +30,7 @@ fn shares_and_numbers_that_leave_nothing_are_refused() {
 }
 
 #[test]
-fn weights_are_fitted_and_told() {
+fn weights_and_thresholds_are_fitted_and_told() {
     if !models_are_here() {
         return;
     }
@@ -57,12 +59,35 @@ fn weights_are_fitted_and_told() {
     ] {
         assert!(result["held_out"][key].is_f64(), "{key}: {result}");
     }
+    let thresholds = result["thresholds"].as_array().unwrap();
+    let settings = thresholds
+        .iter()
+        .map(|row| row["setting"].as_str().unwrap());
+    assert_eq!(
+        settings.collect::<Vec<_>>(),
+        ["routing.lexical_share", "routing.sparse_margin"]
+    );
+    assert_eq!(result["regret_tolerance"], 0.005);
+    for row in thresholds {
+        assert!(row["value"].is_null(), "a few queries turn nothing on");
+        for key in [
+            "left_out_share",
+            "regret",
+            "regret_low",
+            "regret_high",
+            "saved_ms",
+        ] {
+            assert_eq!(row[key], 0.0, "{key}: {result}");
+        }
+    }
     let curve = result["curve"].as_array().unwrap();
     assert_eq!((curve.len(), &curve[1]["queries"]), (2, &2.into()));
     assert_eq!(result, small.mesh.json(&tune), "the seed decides");
 
     let text = small.mesh.ok(&small.judged_command("tune", &[]));
     assert!(text.contains("[orchestrator.pipelines.hybrid]"), "{text}");
+    assert!(text.contains("routing.sparse_margin"), "{text}");
+    assert!(!text.contains("routing = "), "{text}");
 }
 
 #[test]
@@ -88,6 +113,7 @@ fn weights_go_into_a_configuration_that_is_one() {
         text.contains(&format!("fusion = {{ alpha = {tuned} }}")),
         "{text}"
     );
+    assert!(!text.contains("routing"), "{text}");
     small.mesh.ok(&["check-config", config]);
 
     for (more, expected) in [
@@ -100,5 +126,61 @@ fn weights_go_into_a_configuration_that_is_one() {
     ] {
         let (code, message) = small.mesh.fails(&small.judged_command("tune", &more));
         assert!(code == 1 && message.contains(expected), "{message}");
+    }
+}
+
+/// Whoever allows a threshold to cost nearly everything has it from a few queries.
+#[test]
+fn thresholds_that_are_worth_it_go_into_a_configuration() {
+    if !models_are_here() {
+        return;
+    }
+    let small = JudgedCollection::indexed();
+    let config = small.mesh.file("finemesh.toml", "");
+    let config = config.to_str().unwrap();
+    let lax = ["--regret", "0.99", "--held-out", "0.2"];
+    let more = [&lax[..], &["--write", config, "--json"]].concat();
+    let written = small.mesh.json(&small.judged_command("tune", &more));
+    let margin = &written["thresholds"][1];
+    assert_eq!(margin["setting"], "routing.sparse_margin");
+    let value = margin["value"].as_f64().unwrap();
+    assert!(value > 0.0 && value <= 1.0, "{written}");
+    let text = std::fs::read_to_string(config).unwrap();
+    let number = &margin["value"];
+    assert!(
+        text.contains(&format!("routing = {{ sparse_margin = {number} }}")),
+        "{text}"
+    );
+    small.mesh.ok(&["check-config", config]);
+
+    let table = small.mesh.ok(&small.judged_command("tune", &lax));
+    assert!(
+        table.contains(&format!("sparse_margin = {number}")),
+        "{table}"
+    );
+}
+
+/// A pipeline of one retriever has a gate, and where that is the sparse one, a share of words to route by.
+#[test]
+fn a_pipeline_has_the_thresholds_of_its_stages() {
+    if !models_are_here() {
+        return;
+    }
+    let small = JudgedCollection::indexed();
+    let config = small.mesh.file(
+        "finemesh.toml",
+        "[orchestrator.pipelines.read]\nstages = [\"sparse\"]\nrerank = { window = 5 }\n\
+         [orchestrator.pipelines.near]\nstages = [\"dense\"]\nrerank = { window = 5 }\n",
+    );
+    let config = config.to_str().unwrap();
+    for (pipeline, expected) in [
+        ("read", &["routing.lexical_share", "rerank.gate_margin"][..]),
+        ("near", &["rerank.gate_margin"]),
+    ] {
+        let more = ["--pipeline", pipeline, "--config", config, "--json"];
+        let result = small.mesh.json(&small.judged_command("tune", &more));
+        let rows = result["thresholds"].as_array().unwrap();
+        let settings = rows.iter().map(|row| row["setting"].as_str().unwrap());
+        assert_eq!(settings.collect::<Vec<_>>(), expected, "{pipeline}");
     }
 }

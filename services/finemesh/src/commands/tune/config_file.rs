@@ -1,4 +1,4 @@
-//! Weights go into a configuration; its comments and everything else stay as they are.
+//! Weights and thresholds go into a configuration; its comments and everything else stay as they are.
 
 use std::fs;
 use std::io::Write;
@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
-use super::weights::Setting;
 use crate::config;
+
+/// A value of a pipeline's configuration: section and key below the pipeline's, and the number.
+pub(super) type Entry = ([&'static str; 2], f64);
 
 /// The configuration as it is written.
 ///
@@ -22,34 +24,33 @@ pub(super) fn read(file: &Path) -> Result<DocumentMut> {
     document.with_context(|| format!("--write: {}", file.display()))
 }
 
-/// Writes a pipeline's weights: the whole new file, or nothing.
+/// Writes a pipeline's values: the whole new file, or nothing.
 ///
 /// # Errors
 /// When the file is not as [`read`] needs it, cannot be replaced, or would have a pipeline that is refused.
-pub(super) fn write(file: &Path, pipeline: &str, weights: &[(Setting, f64)]) -> Result<()> {
+pub(super) fn write(file: &Path, pipeline: &str, entries: &[Entry]) -> Result<()> {
     let mut document = read(file)?;
-    set_all(document.as_table_mut(), pipeline, weights)
+    set_all(document.as_table_mut(), pipeline, entries)
         .with_context(|| format!("--write: {}", file.display()))?;
     replace(file, pipeline, &document.to_string())
         .with_context(|| format!("--write: {}", file.display()))
 }
 
-/// A pipeline's weights alone.
-pub(super) fn section(pipeline: &str, weights: &[(Setting, f64)]) -> String {
+/// A pipeline's values alone.
+pub(super) fn section(pipeline: &str, entries: &[Entry]) -> String {
     let mut document = DocumentMut::new();
     // Nothing is in the way in an empty document.
-    let _ = set_all(document.as_table_mut(), pipeline, weights);
+    let _ = set_all(document.as_table_mut(), pipeline, entries);
     document.to_string()
 }
 
-fn set_all(root: &mut dyn TableLike, pipeline: &str, weights: &[(Setting, f64)]) -> Result<()> {
+fn set_all(root: &mut dyn TableLike, pipeline: &str, entries: &[Entry]) -> Result<()> {
     let orchestrator = child(root, "orchestrator", implicit_table)?;
     let pipelines = child(orchestrator, "pipelines", implicit_table)?;
     let pipeline = child(pipelines, pipeline, || Item::Table(Table::new()))?;
-    for (setting, weight) in weights {
-        let [section, key] = setting.path();
+    for ([section, key], number) in entries {
         let section = child(pipeline, section, || value(InlineTable::new()))?;
-        set(section, key, *weight);
+        set(section, key, *number);
     }
     Ok(())
 }
@@ -74,8 +75,8 @@ fn child<'a>(
 }
 
 /// A value that is there keeps the space and the comment around it.
-fn set(table: &mut dyn TableLike, key: &str, weight: f64) {
-    let mut new = Value::from(weight);
+fn set(table: &mut dyn TableLike, key: &str, number: f64) {
+    let mut new = Value::from(number);
     match table.get_mut(key).and_then(Item::as_value_mut) {
         Some(old) => {
             *new.decor_mut() = old.decor().clone();
@@ -101,7 +102,7 @@ fn replace(file: &Path, pipeline: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What else is wrong with a configuration, on this machine, is not the weights' business.
+/// What else is wrong with a configuration, on this machine, is not these values' business.
 fn refuse_mistakes(file: &Path, pipeline: &str) -> Result<()> {
     let section = format!("orchestrator.pipelines.{pipeline}.");
     let Err(mistakes) = config::load(Some(file)) else {
@@ -118,13 +119,18 @@ fn refuse_mistakes(file: &Path, pipeline: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const WEIGHTS: [(Setting, f64); 2] = [(Setting::Alpha, 0.55), (Setting::Later(2), 0.4)];
+    const ENTRIES: [Entry; 4] = [
+        (["fusion", "alpha"], 0.55),
+        (["rerank", "weight"], 0.4),
+        (["routing", "sparse_margin"], 0.7),
+        (["rerank", "gate_margin"], 1.5),
+    ];
 
     fn written(text: &str, pipeline: &str) -> Result<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("finemesh.toml");
         fs::write(&file, text).unwrap();
-        let written = write(&file, pipeline, &WEIGHTS);
+        let written = write(&file, pipeline, &ENTRIES);
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");
         let now = fs::read_to_string(&file).unwrap();
@@ -135,20 +141,24 @@ mod tests {
     #[test]
     fn values_change_and_all_else_stays() {
         let text = "# mine\n[orchestrator.pipelines.full] # funnel\nstages = [\"sparse\", \"dense\"]\n\
-                    fusion = { method = \"rrf\", alpha = 0.6 }   # ranks\n\n\
-                    [orchestrator.pipelines.full.rerank]\nwindow = 10\nweight = 0.3 # low\n";
+                    fusion = { method = \"rrf\", alpha = 0.6 }   # ranks\n\
+                    routing = { sparse_margin = 0.9 }\n\n\
+                    [orchestrator.pipelines.full.rerank]\nwindow = 10\nweight = 0.3 # low\ngate_margin = 2.0\n";
         let expected = text
             .replace("alpha = 0.6", "alpha = 0.55")
-            .replace("weight = 0.3", "weight = 0.4");
+            .replace("weight = 0.3", "weight = 0.4")
+            .replace("sparse_margin = 0.9", "sparse_margin = 0.7")
+            .replace("gate_margin = 2.0", "gate_margin = 1.5");
         assert_eq!(written(text, "full").unwrap(), expected);
     }
 
     #[test]
     fn a_section_that_is_not_there_is_made() {
         let text = "# nothing yet\n[server]\nmax_calls = 7\n";
-        let expected = "\n[orchestrator.pipelines.full]\nfusion = { alpha = 0.55 }\nrerank = { weight = 0.4 }\n";
+        let expected = "\n[orchestrator.pipelines.full]\nfusion = { alpha = 0.55 }\n\
+                        rerank = { weight = 0.4, gate_margin = 1.5 }\nrouting = { sparse_margin = 0.7 }\n";
         assert_eq!(written(text, "full").unwrap(), format!("{text}{expected}"));
-        assert_eq!(section("full", &WEIGHTS), expected.trim_start());
+        assert_eq!(section("full", &ENTRIES), expected.trim_start());
     }
 
     #[test]
@@ -173,7 +183,7 @@ mod tests {
             let error = format!("{:#}", written(text, pipeline).unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
-        let error = write(Path::new("/does/not/exist.toml"), "full", &WEIGHTS).unwrap_err();
+        let error = write(Path::new("/does/not/exist.toml"), "full", &ENTRIES).unwrap_err();
         assert!(format!("{error:#}").contains("cannot be read"), "{error:#}");
     }
 

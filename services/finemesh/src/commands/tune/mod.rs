@@ -1,43 +1,32 @@
-//! `finemesh tune`: fits the weights of a pipeline on judged queries of a collection.
+//! `finemesh tune`: fits the weights of a pipeline, and the thresholds from which on it leaves stages out, on judged queries of a collection.
 //!
-//! Every query is asked once. The trails of its hits say what each stage said about them, from which the answer follows for any other
-//! weights, see [`replay`]; so all weights are tried without asking again. How they are fitted, and why a few queries do not move them
-//! far, is in [`evaluation::tuning`]. What is gained is measured on queries that nothing was fitted on.
+//! Every query is asked once for all stages. The trails of its hits say what each stage said about them, from which the answer follows for
+//! any other weights and without any later stage, see [`replay`]; so all of them are tried without asking again. The answer of the sparse
+//! stage alone is asked for. How weights and thresholds are fitted, and why a few queries do not move them far, is in
+//! [`evaluation::tuning`] and [`evaluation::thresholds`]. What is gained and lost is measured on queries that nothing was fitted on.
 
+mod ask;
 mod config_file;
 mod replay;
 mod report;
+mod thresholds;
 mod weights;
 
 use anyhow::{Context, Result, ensure};
-use evaluation::beir::Query;
 use evaluation::significance::{Difference, paired_bootstrap};
 use evaluation::tuning::{CurvePoint, Fitted, Split, Tuning, split};
-use indicatif::ProgressBar;
-use search_proto::search::{SearchRequest, SearchResponse};
 
-use self::replay::Replay;
-use self::weights::{SeenWeights, Setting};
+use self::ask::{Asked, ask};
+use self::config_file::Entry;
+use self::replay::NO_GATES;
+use self::thresholds::{FittedThreshold, ThresholdFit};
+use self::weights::Setting;
 use super::judged::Judged;
 use crate::backend::Backend;
 use crate::cli::TuneArgs;
-use crate::error::readable;
 use crate::output::say;
 
-/// Documents of an answer. The deepest page for which retrieval is as it is for a page of ten: deeper ones let the retrievers give more
-/// than a pipeline's 1000 passages on, over which scores are scaled otherwise. What is behind is not seen.
-const DOCUMENTS: u32 = 250;
-
-/// What was asked, and what is known of the answers.
-struct Asked {
-    /// The pipeline that answered.
-    pipeline: String,
-    /// One for each judged query.
-    replays: Vec<Replay>,
-    seen: SeenWeights,
-    /// Answers in which a stage did less than it was asked to.
-    degraded: usize,
-}
+const NOTHING_HELD_OUT: &str = "no query is held out";
 
 /// What came of it.
 struct Outcome {
@@ -48,6 +37,7 @@ struct Outcome {
     defaults: Vec<f64>,
     fitted: Fitted,
     held_out: HeldOut,
+    thresholds: Vec<FittedThreshold>,
     curve: Vec<CurvePoint>,
 }
 
@@ -58,7 +48,7 @@ struct HeldOut {
     gain: Difference,
 }
 
-/// Fits the weights, says what they gain, and writes them where asked to.
+/// Fits weights and thresholds, says what they gain and cost, and writes them where asked to.
 pub(crate) async fn tune(backend: &mut Backend, args: TuneArgs) -> Result<()> {
     let judged = Judged::read(&args.queries, &args.qrels, None)?;
     let split = split_of(&args, &judged)?;
@@ -72,7 +62,7 @@ pub(crate) async fn tune(backend: &mut Backend, args: TuneArgs) -> Result<()> {
         say(format_args!("{}", report::as_text(&args, &outcome)))?;
     }
     if let Some(file) = &args.write {
-        config_file::write(file, &outcome.pipeline, &outcome.tuned())?;
+        config_file::write(file, &outcome.pipeline, &outcome.entries())?;
         eprintln!("written to {}", file.display());
     }
     Ok(())
@@ -99,55 +89,12 @@ fn split_of(args: &TuneArgs, judged: &Judged) -> Result<Split> {
     Ok(split)
 }
 
-async fn ask(backend: &mut Backend, args: &TuneArgs, judged: &Judged) -> Result<Asked> {
-    let mut asked = Asked {
-        pipeline: String::new(),
-        replays: Vec::new(),
-        seen: SeenWeights::default(),
-        degraded: 0,
-    };
-    let bar = ProgressBar::new(judged.queries.len() as u64).with_message("trails");
-    for (query, judgements) in judged.iter() {
-        let answer = backend.search.search(request(args, query)).await;
-        let answer = answer
-            .map_err(readable)
-            .with_context(|| format!("query {}", query.id))?;
-        let answer = answer.into_inner();
-        asked.add(&answer);
-        asked.replays.push(Replay::new(answer, judgements.clone()));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(asked)
-}
-
-fn request(args: &TuneArgs, query: &Query) -> SearchRequest {
-    SearchRequest {
-        collection: args.collection.clone(),
-        query: query.text.clone(),
-        k: Some(DOCUMENTS),
-        pipeline: args.pipeline.clone(),
-        explain: true,
-        ..SearchRequest::default()
-    }
-}
-
-impl Asked {
-    fn add(&mut self, answer: &SearchResponse) {
-        self.pipeline.clone_from(&answer.pipeline);
-        self.degraded += usize::from(answer.degraded);
-        for hit in &answer.hits {
-            self.seen.add(&hit.trail);
-        }
-    }
-}
-
 fn fit(args: &TuneArgs, asked: Asked, split: Split) -> Result<Outcome> {
     let settings = asked.seen.settings();
     let settings = settings.with_context(|| format!("pipeline {}", asked.pipeline))?;
     let quality = |query: usize, values: &[f64]| {
         let values = asked.seen.values(&settings, values);
-        asked.replays[query].ndcg(&values)
+        asked.queries[query].replay.ndcg(&values, &NO_GATES)
     };
     let tuning = Tuning {
         weights: settings
@@ -157,6 +104,13 @@ fn fit(args: &TuneArgs, asked: Asked, split: Split) -> Result<Outcome> {
         quality: &quality,
     };
     let fitted = tuning.fit(&split.fitting);
+    let thresholds = ThresholdFit {
+        asked: &asked,
+        values: asked.seen.values(&settings, &fitted.tuned),
+        split: &split,
+        tolerance: args.regret,
+        seed: args.seed,
+    };
     let sizes: Vec<usize> = args
         .queries_curve
         .iter()
@@ -165,6 +119,7 @@ fn fit(args: &TuneArgs, asked: Asked, split: Split) -> Result<Outcome> {
     Ok(Outcome {
         defaults: tuning.defaults(),
         held_out: held_out(&tuning, &fitted, &split, args.seed)?,
+        thresholds: thresholds.fit(),
         curve: tuning.curve(&sizes, &split, args.seed),
         pipeline: asked.pipeline,
         degraded: asked.degraded,
@@ -177,7 +132,7 @@ fn fit(args: &TuneArgs, asked: Asked, split: Split) -> Result<Outcome> {
 fn held_out(tuning: &Tuning<'_>, fitted: &Fitted, split: &Split, seed: u64) -> Result<HeldOut> {
     let default = tuning.qualities(&split.held_out, &tuning.defaults());
     let tuned = tuning.qualities(&split.held_out, &fitted.tuned);
-    let gain = paired_bootstrap(&tuned, &default, seed).context("no query is held out")?;
+    let gain = paired_bootstrap(&tuned, &default, seed).context(NOTHING_HELD_OUT)?;
     Ok(HeldOut {
         default,
         tuned,
@@ -186,9 +141,13 @@ fn held_out(tuning: &Tuning<'_>, fitted: &Fitted, split: &Split, seed: u64) -> R
 }
 
 impl Outcome {
-    /// Each setting's new value.
-    fn tuned(&self) -> Vec<(Setting, f64)> {
-        let values = self.fitted.tuned.iter().copied();
-        self.settings.iter().copied().zip(values).collect()
+    /// What is to stand in the configuration: each weight, and the thresholds that are worth it.
+    fn entries(&self) -> Vec<Entry> {
+        let weights = self.settings.iter().zip(&self.fitted.tuned);
+        let weights = weights.map(|(setting, value)| (setting.path(), *value));
+        let thresholds = self.thresholds.iter();
+        let thresholds =
+            thresholds.filter_map(|fitted| Some((fitted.threshold.path(), fitted.value?)));
+        weights.chain(thresholds).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! An answer under other weights than it was given with.
+//! An answer under other weights than it was given with, and with stages left out of it.
 //!
 //! What a trail says of the retrievers, a score on the common scale, does not depend on weights, and the blend of a later stage is
 //! [`search_core::rerank::merge`] of the stage's raw scores. So the answer is computed here as the orchestrator does it, but for what is
@@ -10,12 +10,19 @@ use std::cmp::Ordering;
 use evaluation::beir::Judgements;
 use evaluation::metrics::ndcg_at;
 use search_core::rerank::{Term, merge, total};
-use search_proto::search::{Hit, SearchResponse};
+use search_core::routing::margin_in_deviations;
+use search_proto::search::{Hit, SearchResponse, StageReport, StageStatus};
 
 use super::weights::{LATER, Values};
 
 /// Depth of nDCG.
-const HEAD: usize = 10;
+pub(super) const HEAD: usize = 10;
+
+/// From which margin of the first document on a later stage is left out, parallel to [`LATER`]; none: it always runs.
+pub(super) type Gates = [Option<f64>; LATER.len()];
+
+/// All stages run.
+pub(super) const NO_GATES: Gates = [None; LATER.len()];
 
 /// What the stages said about the documents of one answer.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub(super) struct Replay {
     documents: Vec<Document>,
     /// Documents that each later stage was given.
     windows: [usize; LATER.len()],
+    /// Later stages of which it is seen how clear their window was, and what they made of all of it.
+    is_whole: [bool; LATER.len()],
     judged: Judgements,
 }
 
@@ -51,38 +60,72 @@ struct Candidate {
 
 impl Replay {
     pub(super) fn new(answer: SearchResponse, judged: Judgements) -> Self {
-        let window = |stage: &str| {
+        let report = |stage: &str| {
             let mut reports = answer.stages.iter();
-            let report = reports.find(|report| report.stage == stage);
-            report.map_or(0, |report| {
-                usize::try_from(report.candidates_in).unwrap_or(usize::MAX)
-            })
+            reports.find(|report| report.stage == stage)
+        };
+        let window = |stage: &str| report(stage).map_or(0, window);
+        let is_whole = |stage: &str| {
+            let is_complete = |report: &StageReport| report.status() == StageStatus::Complete;
+            report(stage).is_some_and(is_complete) && window(stage) <= answer.hits.len()
         };
         Self {
             windows: LATER.map(window),
+            is_whole: LATER.map(is_whole),
             documents: answer.hits.into_iter().map(document).collect(),
             judged,
         }
     }
 
-    /// nDCG@10 of the answer under these weights.
-    pub(super) fn ndcg(&self, values: &Values) -> f64 {
-        let ranked = self.ranked(values);
+    /// nDCG@10 of the answer under these weights and gates.
+    pub(super) fn ndcg(&self, values: &Values, gates: &Gates) -> f64 {
+        let ranked = self.ranked(values, gates);
         let ids = ranked.iter().map(|candidate| self.id(candidate));
         ndcg_at(HEAD, &ids.collect::<Vec<_>>(), &self.judged)
     }
 
+    /// Whether a later stage did all that it was asked to.
+    pub(super) fn has_whole(&self, stage: usize) -> bool {
+        self.is_whole[stage]
+    }
+
+    /// How clear the first document is before a later stage, which its gate is compared with. None where that cannot be said, or is not
+    /// seen: such a stage always runs.
+    pub(super) fn margin(&self, values: &Values, gates: &Gates, stage: usize) -> Option<f64> {
+        self.margin_in_window(stage, &self.ranked_before(stage, values, gates))
+    }
+
     /// The first documents, best first: as many as are of any consequence.
-    fn ranked(&self, values: &Values) -> Vec<Candidate> {
+    fn ranked(&self, values: &Values, gates: &Gates) -> Vec<Candidate> {
+        self.ranked_before(LATER.len(), values, gates)
+    }
+
+    /// The same, before a later stage.
+    fn ranked_before(&self, end: usize, values: &Values, gates: &Gates) -> Vec<Candidate> {
         let mut ranked: Vec<Candidate> = (0..self.documents.len())
             .map(|document| self.fused(document, values.alpha))
             .collect();
         self.sort(&mut ranked);
         ranked.truncate(self.windows.into_iter().fold(HEAD, usize::max));
-        for (stage, weight) in values.later.into_iter().enumerate() {
-            self.score_head(stage, weight, &mut ranked);
+        for (stage, gate) in gates.iter().enumerate().take(end) {
+            if !self.is_gated(stage, *gate, &ranked) {
+                self.score_head(stage, values.later[stage], &mut ranked);
+            }
         }
         ranked
+    }
+
+    fn is_gated(&self, stage: usize, gate: Option<f64>, ranked: &[Candidate]) -> bool {
+        gate.is_some_and(|gate| {
+            let margin = self.margin_in_window(stage, ranked);
+            margin.is_some_and(|margin| margin >= gate)
+        })
+    }
+
+    fn margin_in_window(&self, stage: usize, ranked: &[Candidate]) -> Option<f64> {
+        let head = ranked.iter().take(self.windows[stage]);
+        let scores: Vec<f64> = head.map(|candidate| candidate.score).collect();
+        margin_in_deviations(&scores).filter(|_| self.is_whole[stage])
     }
 
     fn fused(&self, document: usize, alpha: f64) -> Candidate {
@@ -140,6 +183,11 @@ impl Replay {
     }
 }
 
+/// Documents that a stage was given.
+fn window(report: &StageReport) -> usize {
+    usize::try_from(report.candidates_in).unwrap_or(usize::MAX)
+}
+
 fn document(hit: Hit) -> Document {
     let mut legs = Vec::new();
     let mut own = [None; LATER.len()];
@@ -162,7 +210,7 @@ fn document(hit: Hit) -> Document {
 
 #[cfg(test)]
 mod tests {
-    use search_proto::search::{ScoreTrail, StageReport};
+    use search_proto::search::ScoreTrail;
 
     use super::*;
 
@@ -187,6 +235,7 @@ mod tests {
             stages: vec![StageReport {
                 stage: "rerank".to_owned(),
                 candidates_in: window,
+                status: StageStatus::Complete.into(),
                 ..StageReport::default()
             }],
             ..SearchResponse::default()
@@ -199,7 +248,7 @@ mod tests {
             alpha,
             later: [0.0, 0.0, rerank],
         };
-        let ranked = replay.ranked(&values);
+        let ranked = replay.ranked(&values, &NO_GATES);
         ranked
             .iter()
             .map(|candidate| replay.id(candidate))
@@ -249,12 +298,42 @@ mod tests {
     fn the_quality_is_that_of_the_order() {
         let replay = replay(&[("c", 1.0, 0.0, None), ("a", 0.0, 1.0, None)], 0);
         let ndcg = |alpha| {
-            replay.ndcg(&Values {
+            let values = Values {
                 alpha,
                 later: [0.0; 3],
-            })
+            };
+            replay.ndcg(&values, &NO_GATES)
         };
         assert_eq!(ndcg(1.0), 1.0);
         assert!((ndcg(0.0) - 1.0 / 3_f64.log2()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_gate_leaves_its_stage_out_where_the_first_document_is_clear() {
+        let documents = [
+            ("b", 4.0, 4.0, Some(0.0)),
+            ("a", 1.0, 1.0, Some(9.0)),
+            ("c", 1.0, 1.0, Some(1.0)),
+        ];
+        let values = Values {
+            alpha: 0.5,
+            later: [0.0, 0.0, 1.0],
+        };
+        let seen = replay(&documents, 3);
+        let margin = seen.margin(&values, &NO_GATES, 2).unwrap();
+        assert!((margin - 3.0 / 2_f64.sqrt()).abs() < 1e-12, "{margin}");
+        let ndcg = |gate| seen.ndcg(&values, &[None, None, Some(gate)]);
+        assert_eq!(ndcg(margin + 0.1), 1.0);
+        assert!(ndcg(margin) < 0.7, "as without the stage");
+
+        // What a stage does that saw two documents, or some that nobody sees here, cannot be told.
+        for window in [2, 4] {
+            let unseen = replay(&documents, window);
+            assert_eq!(unseen.margin(&values, &NO_GATES, 2), None);
+            assert_eq!(
+                unseen.ndcg(&values, &[None, None, Some(0.0)]),
+                unseen.ndcg(&values, &NO_GATES)
+            );
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! What was fitted and what it gains, as text and as JSON.
 
 use comfy_table::{Table, presets};
+use evaluation::thresholds::Effect;
 use serde_json::{Value, json};
 
+use super::thresholds::FittedThreshold;
 use super::weights::Setting;
 use super::{Outcome, config_file};
 use crate::cli::TuneArgs;
@@ -26,6 +28,8 @@ pub(super) fn as_json(args: &TuneArgs, outcome: &Outcome) -> Value {
             "gain_low": gain.low,
             "gain_high": gain.high,
         },
+        "regret_tolerance": args.regret,
+        "thresholds": thresholds_json(outcome),
         "curve": curve_json(outcome),
     })
 }
@@ -40,6 +44,26 @@ fn weights_json(outcome: &Outcome) -> Vec<Value> {
         })
     });
     weights.collect()
+}
+
+fn thresholds_json(outcome: &Outcome) -> Vec<Value> {
+    let thresholds = outcome.thresholds.iter().map(|fitted| {
+        let Effect {
+            share,
+            regret,
+            saved_ms,
+        } = fitted.held_out;
+        json!({
+            "setting": fitted.threshold.path().join("."),
+            "value": fitted.value,
+            "left_out_share": share,
+            "regret": regret.mean,
+            "regret_low": regret.low,
+            "regret_high": regret.high,
+            "saved_ms": saved_ms,
+        })
+    });
+    thresholds.collect()
 }
 
 fn curve_json(outcome: &Outcome) -> Vec<Value> {
@@ -80,6 +104,7 @@ pub(super) fn as_text(args: &TuneArgs, outcome: &Outcome) -> String {
         weight_table(outcome).to_string(),
         gain(outcome),
         curve(outcome),
+        thresholds(args, outcome),
         what_to_write(args, outcome),
     ];
     let parts = parts.into_iter().filter(|part| !part.is_empty());
@@ -150,11 +175,50 @@ fn curve(outcome: &Outcome) -> String {
     table.to_string()
 }
 
+fn thresholds(args: &TuneArgs, outcome: &Outcome) -> String {
+    let mut table = table(&[
+        "threshold",
+        "fitted",
+        "left out",
+        "nDCG@10 lost",
+        "ms saved a query",
+    ]);
+    for fitted in &outcome.thresholds {
+        table.add_row(threshold_row(fitted));
+    }
+    format!(
+        "{table}\nheld out, each beside those above it; one that may cost more than {} is off",
+        args.regret
+    )
+}
+
+fn threshold_row(fitted: &FittedThreshold) -> Vec<String> {
+    let name = fitted.threshold.path().join(".");
+    let Some(value) = fitted.value else {
+        return vec![name, "off".to_owned()];
+    };
+    let Effect {
+        share,
+        regret,
+        saved_ms,
+    } = fitted.held_out;
+    vec![
+        name,
+        value.to_string(),
+        format!("{:.1} %", 100.0 * share),
+        format!(
+            "{:+.4} [{:+.4}, {:+.4}]",
+            regret.mean, regret.low, regret.high
+        ),
+        format!("{saved_ms:.2}"),
+    ]
+}
+
 fn what_to_write(args: &TuneArgs, outcome: &Outcome) -> String {
     if args.write.is_some() {
         return String::new();
     }
-    let section = config_file::section(&outcome.pipeline, &outcome.tuned());
+    let section = config_file::section(&outcome.pipeline, &outcome.entries());
     format!(
         "For the configuration (--write CONFIG.toml puts it there):\n\n{}",
         section.trim_end()

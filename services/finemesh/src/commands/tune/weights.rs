@@ -45,6 +45,8 @@ pub(super) struct SeenWeights {
     later: [Option<f64>; LATER.len()],
     /// Stages that scored some document.
     scored: [bool; LATER.len()],
+    /// Both retrievers scored some document.
+    fused: bool,
 }
 
 impl SeenWeights {
@@ -66,11 +68,22 @@ impl SeenWeights {
                 rest *= 1.0 - own;
             }
         }
-        if let (Some(dense), Some(sparse)) = (weight("dense"), weight("sparse"))
-            && dense + sparse > LEAST_SHARE
-        {
-            keep_greatest(&mut self.alpha, dense / (dense + sparse));
+        if let (Some(dense), Some(sparse)) = (weight("dense"), weight("sparse")) {
+            self.fused = true;
+            if dense + sparse > LEAST_SHARE {
+                keep_greatest(&mut self.alpha, dense / (dense + sparse));
+            }
         }
+    }
+
+    /// Whether the scores of both retrievers become one.
+    pub(super) fn fuses(&self) -> bool {
+        self.fused
+    }
+
+    /// Later stages that tell something, by their places in [`LATER`].
+    pub(super) fn later_places(&self) -> impl Iterator<Item = usize> {
+        (0..LATER.len()).filter(|place| self.later[*place] > Some(0.0))
     }
 
     /// What can be fitted, in the order of the funnel.
@@ -84,12 +97,17 @@ impl SeenWeights {
                 "the weight of {stage} cannot be told: all that it scores is replaced by a later stage"
             );
         }
-        let later = (0..LATER.len()).filter(|place| self.later[*place] > Some(0.0));
+        ensure!(
+            !self.fused || self.alpha.is_some(),
+            "the weight of dense cannot be told: all that it scores is replaced by a later stage"
+        );
+        let later = self.later_places().map(Setting::Later);
         let alpha = self.alpha.map(|_| Setting::Alpha);
-        let settings: Vec<Setting> = alpha.into_iter().chain(later.map(Setting::Later)).collect();
+        let settings: Vec<Setting> = alpha.into_iter().chain(later).collect();
+        // Without a second stage there is nothing to leave out either.
         ensure!(
             !settings.is_empty(),
-            "there is one stage that scores, or none that did: no weight can be fitted"
+            "there is one stage that scores, or none that did: no weight can be fitted, and no threshold"
         );
         Ok(settings)
     }
@@ -177,6 +195,18 @@ mod tests {
         assert_eq!(
             seen.settings().unwrap(),
             [Setting::Later(0), Setting::Later(2)]
+        );
+    }
+
+    #[test]
+    fn a_fusion_that_is_replaced_as_a_whole_is_not_seen() {
+        let mut seen = SeenWeights::default();
+        seen.add(&trail(&[("sparse", 0.0), ("dense", 0.0), ("rerank", 1.0)]));
+        assert!(seen.settings().unwrap_err().to_string().contains("dense"));
+        seen.add(&trail(&[("sparse", 0.4), ("dense", 0.6)]));
+        assert_eq!(
+            seen.settings().unwrap(),
+            [Setting::Alpha, Setting::Later(2)]
         );
     }
 
