@@ -1,5 +1,6 @@
 //! The orchestrator as a whole: its peers, its pipelines, and one search.
 
+use crate::admission::Door;
 use crate::config::Config;
 use crate::error::SearchError;
 use crate::funnel::{Answer, Listener, Run, within};
@@ -17,6 +18,7 @@ use tracing::Instrument;
 pub struct App {
     pipelines: Pipelines,
     counters: AnswerCounters,
+    door: Door,
     mesh: Arc<Mesh>,
     following: JoinHandle<()>,
 }
@@ -29,6 +31,7 @@ impl App {
         let (followed, interval) = (Arc::clone(&mesh), config.describe_interval);
         let following = tokio::spawn(async move { followed.follow(interval).await });
         Arc::new(Self {
+            door: Door::new(&config.pipelines),
             pipelines: config.pipelines,
             counters: AnswerCounters::new(),
             mesh,
@@ -82,7 +85,8 @@ impl App {
         request: Request,
         listener: Option<&Listener>,
     ) -> Result<Answer, SearchError> {
-        let plan = Plan::new(request, &self.pipelines)?;
+        let mut plan = Plan::new(request, &self.pipelines)?;
+        let place = self.door.enter(&mut plan)?;
         let span = tracing::info_span!(
             "search",
             collection = %plan.request.collection,
@@ -93,7 +97,9 @@ impl App {
         );
         tracing::debug!(parent: &span, query = plan.request.query, "searching");
         let answer = within(plan.request.deadline, self.answer(&plan, listener));
-        let answer = answer.instrument(span.clone()).await?;
+        let answer = answer.instrument(span.clone()).await;
+        place.leave(&answer);
+        let answer = answer?;
         span.record("snapshot", answer.snapshot.number);
         span.record("degraded", answer.is_degraded());
         Ok(answer)

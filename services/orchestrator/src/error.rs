@@ -1,6 +1,8 @@
 //! What can go wrong with a search. Becomes a status in `grpc.rs`, by the one table of `service-kit`.
 
+use search_core::admission::TooLate;
 use search_core::{CollectionName, ErrorKind, FieldError, RefusedCollection, StageReason};
+use service_kit::status::Pushback;
 
 /// Why a search has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub(crate) enum SearchError {
     /// The time is spent.
     #[error("the deadline has passed")]
     DeadlineExceeded,
+    /// Too many answers are on their way.
+    #[error("an answer would wait {:?} for those before it: too late for this deadline", .0.wait)]
+    Busy(TooLate),
     /// The answer would lack a stage that the pipeline requires.
     #[error("the pipeline requires the stage {stage}: {}", reason.as_str())]
     RequiredStage { stage: String, reason: StageReason },
@@ -73,6 +78,7 @@ impl SearchError {
             Self::ModelMismatch { .. } => ErrorKind::FailedPrecondition,
             Self::Call(error) => error.kind,
             Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Busy(_) => ErrorKind::ResourceExhausted,
             Self::RequiredStage { reason, .. } | Self::Coverage { reason, .. } => kind_of(*reason),
         }
     }
@@ -89,8 +95,17 @@ impl SearchError {
             Self::Place(_)
             | Self::ModelMismatch { .. }
             | Self::DeadlineExceeded
+            | Self::Busy(_)
             | Self::RequiredStage { .. }
             | Self::Coverage { .. } => Vec::new(),
+        }
+    }
+
+    /// What it says of trying again.
+    pub(crate) fn pushback(&self) -> Option<Pushback> {
+        match self {
+            Self::Busy(late) => late.fits_after.map(Pushback::After),
+            _ => None,
         }
     }
 

@@ -4,6 +4,7 @@ use crate::clients::{Encoded, Passage, Target, Timing};
 use crate::documents::PassageRef;
 use crate::encode::{ENCODE_STAGE, Outcome, beside};
 use crate::error::SearchError;
+use crate::extent::Extent;
 use crate::head::Head;
 use crate::peers::Mesh;
 use crate::placement::Placement;
@@ -146,8 +147,8 @@ pub(crate) struct Ranked {
     /// The query as its tokens were matched, where they were.
     pub(crate) matched_with: Option<Arc<Encoded>>,
     pub(crate) reports: Vec<StageReport>,
-    /// The sparse leg alone answers.
-    pub(crate) is_routed: bool,
+    /// How much of the pipeline was run: less than was planned where the sparse leg turned out to be enough.
+    pub(crate) extent: Extent,
     /// Stages that had given something on when a listener was told last.
     told: usize,
 }
@@ -165,8 +166,9 @@ impl<'a> Run<'a> {
     /// The answer. Whoever listens is told what there is so far: the fused list, and a better one after each stage that scored something.
     pub(crate) async fn answer(self, listener: Option<&Listener>) -> Result<Answer, SearchError> {
         let head = self.head();
-        // Where the sparse leg alone answers nobody would use them.
-        let needed = head.iter().filter(|_| !self.plan.is_routed);
+        // Where the head is left as it is nobody would use them.
+        let runs_head = self.plan.extent.is_without_head().is_none();
+        let needed = head.iter().filter(|_| runs_head);
         let encodings = needed.filter_map(Head::encoding);
         let mut ranked = beside(encodings, self.rank()).await?;
         self.check_coverage(&ranked.reports)?;
@@ -179,7 +181,7 @@ impl<'a> Run<'a> {
         let explained = self.explain(&ranked, &mut responded.hits).await;
         ranked.reports.extend(responded.reports);
         ranked.reports.extend(explained);
-        Ok(self.write(responded.hits, ranked.reports, ranked.is_routed))
+        Ok(self.write(responded.hits, ranked.reports, ranked.extent))
     }
 
     /// Tells the page as it is now, unless it was told already. Its texts need not be fetched again.
@@ -205,11 +207,11 @@ impl<'a> Run<'a> {
         ranked.texts.extend(texts);
         let reports = [ranked.reports.clone(), responded.reports].concat();
         // Whoever has gone need not be told.
-        let _ = listener.send(self.write(responded.hits, reports, ranked.is_routed));
+        let _ = listener.send(self.write(responded.hits, reports, ranked.extent));
         Ok(())
     }
 
-    fn write(self, hits: Vec<Hit>, stages: Vec<StageReport>, is_routed: bool) -> Answer {
+    fn write(self, hits: Vec<Hit>, stages: Vec<StageReport>, extent: Extent) -> Answer {
         let single = || self.plan.legs().first().copied().unwrap_or(Leg::Sparse);
         Answer {
             hits,
@@ -217,7 +219,7 @@ impl<'a> Run<'a> {
             snapshot: self.placement.snapshot.clone(),
             pipeline: self.plan.pipeline.name.clone(),
             scale: match self.plan.fusion {
-                _ if is_routed => Scale::Of(Leg::Sparse),
+                _ if extent.is_sparse_alone().is_some() => Scale::Of(Leg::Sparse),
                 Some(fusion) => Scale::Fused(fusion.method),
                 None => Scale::Of(single()),
             },
@@ -269,7 +271,7 @@ impl<'a> Run<'a> {
         let encoded = retrieved.encoded;
         let vector = encoded.as_ref().and_then(|encoded| encoded.as_deref().ok());
         let completed = self.complete(retrieved.lists, vector).await?;
-        let fused = self.fuse(completed.pool, retrieved.is_routed);
+        let fused = self.fuse(completed.pool, retrieved.extent.is_sparse_alone().is_some());
         Ok(Ranked {
             ranking: fused.ranking,
             is_exhaustive,
@@ -277,7 +279,7 @@ impl<'a> Run<'a> {
             encoded,
             matched_with: None,
             reports: [retrieved.reports, completed.reports, fused.reports].concat(),
-            is_routed: retrieved.is_routed,
+            extent: retrieved.extent,
             told: 0,
         })
     }
@@ -299,8 +301,7 @@ impl<'a> Run<'a> {
 
     /// When the last stage has to have ended: what is left then is for the steps behind it.
     pub(crate) fn end_of_stages(self) -> Option<Deadline> {
-        let deadline = self.plan.request.deadline?;
-        Some(self.plan.pipeline.budget.end_of_stages(now(), deadline))
+        self.plan.end_of_stages(now())
     }
 
     /// Starts a stage's report.

@@ -20,8 +20,8 @@ pub(crate) struct FusedStage {
 
 impl Run<'_> {
     /// Where the sparse leg alone answers, its scores are the answer's.
-    pub(crate) fn fuse(self, pool: Pool, is_routed: bool) -> FusedStage {
-        let Some(fusion) = self.plan.fusion.filter(|_| !is_routed) else {
+    pub(crate) fn fuse(self, pool: Pool, is_sparse_alone: bool) -> FusedStage {
+        let Some(fusion) = self.plan.fusion.filter(|_| !is_sparse_alone) else {
             return FusedStage {
                 ranking: Ranking::new(pool, |_, scores| keep_first(scores)),
                 reports: Vec::new(),

@@ -5,19 +5,21 @@ use crate::config::{MAX_BUDGET_MS, RANK_CONSTANTS};
 use crate::error::SearchError;
 use crate::funnel::{Answer, Hit, Reading, Scale, TokenMatch, TrailEntry};
 use crate::plan::{FusionOverride, Leg, MethodName, Pipeline, Request, RoutingWish};
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
 use search_core::fusion::Method;
 use search_core::{CollectionName, Deadline, FieldError, ParsedQuery};
 use search_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use search_proto::{convert, search};
-use service_kit::status::status;
+use service_kit::status::{status, with_pushback};
 use service_kit::{MAX_MESSAGE_BYTES, ServerBuilder, criticality, deadline_of, now};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
 use tonic::{Response, Status};
+use tracing::Instrument;
 
 /// Hits of a request that does not say how many.
 const DEFAULT_K: u32 = 10;
@@ -103,27 +105,24 @@ impl SearchService for SearchHandler {
 /// Answers as they become better; the last one, or why there is none, ends the stream. Whoever drops it ends the search.
 fn messages(app: Arc<App>, request: Request, arrival: Instant) -> Messages {
     let (listener, mut told) = unbounded_channel();
-    // The stream is polled when the handler has ended.
+    // A task of its own, or a reader who stalls would hold its place among the answers on their way. Dropped, the set ends it.
     let search = async move { app.search(request, Some(&listener)).await };
-    let mut search = Box::pin(criticality::scope(criticality::current(), search)).fuse();
+    let search = criticality::scope(criticality::current(), search);
+    let mut searches = JoinSet::new();
+    searches.spawn(search.in_current_span());
     let message = move |answer, is_last| search::SearchStreamResponse {
         answer: Some(write(answer, arrival)),
         is_last,
     };
-    let mut last = None;
-    stream::poll_fn(move |context| {
-        if let Poll::Ready(outcome) = search.poll_unpin(context) {
-            last = Some(outcome);
-        }
-        // What was told goes before the last one, which the search may have come to meanwhile.
-        match told.poll_recv(context) {
-            Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(message(answer, false)))),
-            Poll::Ready(None) => Poll::Ready(last.take().map(|outcome| {
-                let answer = outcome.map_err(|error| refuse(&error))?;
-                Ok(message(answer, true))
-            })),
-            Poll::Pending => Poll::Pending,
-        }
+    // The listener is gone when the search has ended: what was told goes before the last one.
+    stream::poll_fn(move |context| match told.poll_recv(context) {
+        Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(message(answer, false)))),
+        Poll::Ready(None) => searches.poll_join_next(context).map(|ended| {
+            let outcome = ended?.map_err(|_| Status::internal("the search failed"));
+            let answer = outcome.and_then(|answer| answer.map_err(|error| refuse(&error)));
+            Some(answer.map(|answer| message(answer, true)))
+        }),
+        Poll::Pending => Poll::Pending,
     })
     .boxed()
 }
@@ -131,7 +130,7 @@ fn messages(app: Arc<App>, request: Request, arrival: Instant) -> Messages {
 fn refuse(error: &SearchError) -> Status {
     let kind = error.kind();
     tracing::debug!(%kind, %error, "a search failed");
-    status(kind, error, error.fields())
+    with_pushback(status(kind, error, error.fields()), error.pushback())
 }
 
 fn read(

@@ -74,8 +74,8 @@ impl<'a> Run<'a> {
     }
 
     fn why_not_needed(self, part: HeadPart, ranked: &Ranked) -> Option<StageReason> {
-        if ranked.is_routed {
-            return Some(StageReason::Routed);
+        if let Some(reason) = ranked.extent.is_without_head() {
+            return Some(reason);
         }
         let threshold = self.plan.gate_margin(part)?;
         let margin = ranked.ranking.margin(part.window as usize)?;

@@ -1,17 +1,18 @@
 //! The funnel. The rooms are the life of a query, in this order:
 //!
-//! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how · [`placement`] says which snapshot, and which
-//! replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages · [`encode`] makes vectors of the query, and
-//! [`retrieve`] asks every shard of both retrievers meanwhile · [`complete`] asks for the scores that are missing · [`fuse`] makes
-//! one score of them · [`rescore`] has the head scored again, by the vectors of a second encoder · [`late_interaction`] by those
-//! of its tokens · [`rerank`] has it read, by a cross-encoder · [`respond`] groups passages by document and fetches what is
-//! shown · [`explain`] says which [`tokens`] matched.
+//! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how much of it ([`extent`]) · [`admission`] whether there is time ·
+//! [`placement`] says which snapshot, and which replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages ·
+//! [`encode`] makes vectors of the query, and [`retrieve`] asks every shard of both retrievers meanwhile · [`complete`] asks for the
+//! scores that are missing · [`fuse`] makes one score of them · [`rescore`] has the head scored again, by the vectors of a second
+//! encoder · [`late_interaction`] by those of its tokens · [`rerank`] has it read, by a cross-encoder · [`respond`] groups passages
+//! by document and fetches what is shown · [`explain`] says which [`tokens`] matched.
 //!
 //! What goes from the fusion to the answer is a [`ranking`]. Stages between them are the head of a [`plan::Pipeline`], each one room
 //! here, and share what is in [`head`], two of them [`vectors`] too. Each gets as many documents as fit into its share of the time, by
 //! its [`costs`]; [`ranking::Ranking::rerank`] takes their scores. Scores of given
 //! passages come from the shards by [`scores`], their texts by [`documents`]. Every call goes to one of several [`replicas`].
 
+mod admission;
 mod app;
 mod clients;
 mod complete;
@@ -21,6 +22,7 @@ mod documents;
 mod encode;
 mod error;
 mod explain;
+mod extent;
 mod funnel;
 mod fuse;
 mod grpc;

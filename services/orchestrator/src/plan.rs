@@ -1,10 +1,11 @@
 //! What a request runs: a pipeline, with what the request says otherwise.
 
 use crate::error::SearchError;
+use crate::extent::{Extent, of_overloaded};
 use crate::placement::Wants;
 use search_core::fusion::Method;
 use search_core::routing::lexical_share;
-use search_core::{Budget, CollectionName, Deadline, FieldError, Filter, ParsedQuery};
+use search_core::{Budget, CollectionName, Deadline, FieldError, Filter, ParsedQuery, StageReason};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -315,8 +316,8 @@ pub(crate) struct Plan {
     pub(crate) depth: usize,
     /// The pipeline's, as the request changes it.
     pub(crate) fusion: Option<Fusion>,
-    /// The sparse leg alone answers, and no other stage is begun.
-    pub(crate) is_routed: bool,
+    /// How much of the pipeline is run.
+    pub(crate) extent: Extent,
 }
 
 impl Plan {
@@ -329,11 +330,28 @@ impl Plan {
         let depth = depth.max(PASSAGES_PER_DOCUMENT * request.page_end());
         Ok(Self {
             depth: depth.min(MAX_DEPTH as usize),
-            is_routed: is_routed(&request, &pipeline),
+            extent: match is_routed(&request, &pipeline) {
+                true => Extent::SparseAlone(StageReason::Routed),
+                false => Extent::Whole,
+            },
             fusion,
             pipeline,
             request,
         })
+    }
+
+    /// When the last stage has to have ended: what is left then is for the steps behind it.
+    pub(crate) fn end_of_stages(&self, now: Instant) -> Option<Deadline> {
+        let deadline = self.request.deadline?;
+        Some(self.pipeline.budget.end_of_stages(now, deadline))
+    }
+
+    /// What an overloaded mesh may run instead of what is planned, the most first.
+    pub(crate) fn lesser_extents(&self) -> Vec<Extent> {
+        match self.extent {
+            Extent::Whole => of_overloaded(&self.pipeline, &self.request),
+            Extent::WithoutHead(_) | Extent::SparseAlone(_) => Vec::new(),
+        }
     }
 
     /// At which margin of its first score the sparse leg is enough.

@@ -11,6 +11,7 @@ use crate::clients::{Found, Reach, Target};
 use crate::documents::PassageRef;
 use crate::encode::{ENCODE_STAGE, Outcome};
 use crate::error::{CallError, PlaceError, SearchError, Service};
+use crate::extent::Extent;
 use crate::funnel::{Run, StageWatch};
 use crate::placement::Holding;
 use crate::plan::Leg;
@@ -29,8 +30,8 @@ pub(crate) struct Retrieved {
     /// The query as vectors, where they were needed.
     pub(crate) encoded: Option<Outcome>,
     pub(crate) reports: Vec<StageReport>,
-    /// The sparse leg's list is the answer: the query needs no other stage.
-    pub(crate) is_routed: bool,
+    /// How much of the pipeline is run.
+    pub(crate) extent: Extent,
 }
 
 /// What one leg found, best first.
@@ -104,11 +105,10 @@ struct LegAnswer {
 }
 
 /// The report of what is not waited for.
-fn not_waited_for(is_routed: bool, mut begun: StageWatch) -> StageWatch {
-    let (status, reason) = if is_routed {
-        (StageStatus::Skipped, StageReason::Routed)
-    } else {
-        (StageStatus::Failed, StageReason::Deadline)
+fn not_waited_for(extent: Extent, mut begun: StageWatch) -> StageWatch {
+    let (status, reason) = match extent.is_sparse_alone() {
+        Some(reason) => (StageStatus::Skipped, reason),
+        None => (StageStatus::Failed, StageReason::Deadline),
     };
     begun.lessen(status, reason);
     begun
@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
             lists: Vec::new(),
             encoded: None,
             reports: Vec::new(),
-            is_routed: gathered.is_routed,
+            extent: gathered.extent,
         };
         let mut failure = None;
         for (leg, answer) in self.plan.legs().iter().zip(gathered.answers) {
@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
                 retrieved.give_up(
                     *leg,
                     encoding.get(),
-                    not_waited_for(gathered.is_routed, begun.clone()),
+                    not_waited_for(gathered.extent, begun.clone()),
                 );
                 continue;
             };

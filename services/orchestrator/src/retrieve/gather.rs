@@ -3,17 +3,19 @@
 
 use super::{LegAnswer, LegList, ScoredPassage};
 use crate::error::SearchError;
+use crate::extent::Extent;
 use crate::funnel::{BudgetStage, Run, within};
 use crate::plan::Leg;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use search_core::{Score, StageReport};
+use search_core::routing::margin_by_first;
+use search_core::{Score, StageReason, StageReport};
 use std::sync::OnceLock;
 
 /// What has been said so far, by the places of the legs.
 pub(super) struct Gathered {
     pub(super) answers: Vec<Option<LegAnswer>>,
-    pub(super) is_routed: bool,
+    pub(super) extent: Extent,
 }
 
 impl Gathered {
@@ -31,9 +33,9 @@ impl LegList {
         let first = self.passages.iter().max_by_key(|scored| score(scored))?;
         let others = self.passages.iter();
         let others = others.filter(|scored| scored.passage.document != first.passage.document);
-        let second = others.map(score).max().unwrap_or(Score::ZERO);
-        let (first, second) = (f64::from(first.score.get()), f64::from(second.get()));
-        (first > 0.0).then(|| (first - second.max(0.0)) / first)
+        let second = others.map(score).max();
+        let number = |score: Score| f64::from(score.get());
+        margin_by_first(number(first.score), second.map(number))
     }
 }
 
@@ -45,14 +47,15 @@ impl Run<'_> {
         encoding: &OnceLock<StageReport>,
     ) -> Result<Gathered, SearchError> {
         let patience = self.grant(BudgetStage::Retrieve).deadline();
+        let extent = self.plan.extent;
         let legs = self.plan.legs().iter().enumerate();
         let mut waiting: FuturesUnordered<_> = legs
-            .filter(|(_, leg)| !self.plan.is_routed || **leg == Leg::Sparse)
+            .filter(|(_, leg)| extent.is_sparse_alone().is_none() || **leg == Leg::Sparse)
             .map(|(place, leg)| async move { (place, self.leg(*leg, encoding).await) })
             .collect();
         let mut gathered = Gathered {
             answers: self.plan.legs().iter().map(|_| None).collect(),
-            is_routed: self.plan.is_routed,
+            extent,
         };
         loop {
             let patience = patience.filter(|_| self.can_go_on_with(&gathered));
@@ -62,9 +65,11 @@ impl Run<'_> {
                 return Ok(gathered);
             };
             let answer = answer?;
-            gathered.is_routed |= self.is_decided_by(&answer);
+            if self.is_decided_by(&answer) {
+                gathered.extent = Extent::SparseAlone(StageReason::Routed);
+            }
             gathered.answers[place] = Some(answer);
-            if gathered.is_routed {
+            if gathered.extent.is_sparse_alone().is_some() {
                 return Ok(gathered);
             }
         }

@@ -80,6 +80,8 @@ pub(crate) struct Script {
     pub(crate) hanging: Vec<&'static str>,
     /// Milliseconds that calls take.
     pub(crate) delays_ms: BTreeMap<&'static str, u64>,
+    /// Of calls that take so long, those that are worked on one after the other.
+    pub(crate) queues: BTreeMap<&'static str, Arc<tokio::sync::Mutex<()>>>,
     pub(crate) refused_segments: u32,
     /// Addresses that the sparse retriever does not have.
     pub(crate) unknown_to_sparse: BTreeSet<u64>,
@@ -145,6 +147,7 @@ impl Script {
             failures: Vec::new(),
             hanging: Vec::new(),
             delays_ms: BTreeMap::new(),
+            queues: BTreeMap::new(),
             refused_segments: 0,
             unknown_to_sparse: BTreeSet::new(),
             blank: BTreeSet::new(),
@@ -270,6 +273,11 @@ impl Fake {
             std::future::pending::<()>().await;
         }
         if let Some(delay_ms) = self.read(|script| script.delays_ms.get(call).copied()) {
+            let queue = self.read(|script| script.queues.get(call).cloned());
+            let _turn = match &queue {
+                Some(queue) => Some(queue.lock().await),
+                None => None,
+            };
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         if self.is_broken {

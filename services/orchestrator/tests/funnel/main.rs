@@ -1,6 +1,7 @@
 //! The funnel over scripted peers: what an answer is, whatever the sharding, and what it says when something is wrong.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admission;
 mod answers;
 mod budgets;
 mod chaos;
