@@ -1,30 +1,32 @@
-//! A rolling restart: each replica of each stage, one after the other, over TCP and under constant queries. None is lost, and none is
+//! A rolling restart: each replica of each service, one after the other, over TCP and under constant queries. None is lost, and none is
 //! answered with less.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use orchestrator::Peers;
+use orchestrator::{Peers, RawHeadPart, RawPipeline, RawStage};
 use search_proto::FILE_DESCRIPTOR_SET;
-use search_proto::search::SearchRequest;
 use search_proto::search::search_service_client::SearchServiceClient;
+use search_proto::search::{SearchRequest, SearchResponse};
 use segment::store::Store;
 use service_kit::replica::ReplicaConfig;
 use service_kit::server::ServerError;
 use service_kit::{MeshChannel, Problems, Server, ServerBuilder, ServerLimits};
 use testkit::corpus::wordy;
-use testkit::{HashEncoder, Mesh, request};
+use testkit::{HashEncoder, Judge, Mesh, MeshOptions, request};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tonic::Code;
 
-/// Of each stage.
+const EVERYTHING: &str = "everything";
+/// Of each service.
 const REPLICAS: usize = 2;
 /// Callers that ask without a pause.
 const CALLERS: usize = 6;
@@ -63,14 +65,14 @@ impl Replica {
     }
 }
 
-/// A stage and how a process of it begins.
-struct Stage {
+/// A service and how a process of it begins.
+struct Service {
     name: &'static str,
     start: Box<dyn Fn() -> BoxFuture<'static, Server>>,
     replicas: Vec<Replica>,
 }
 
-impl Stage {
+impl Service {
     async fn start<F>(name: &'static str, start: impl Fn() -> F + 'static) -> Self
     where
         F: Future<Output = Server> + Send + 'static,
@@ -126,51 +128,128 @@ async fn dense_server(store: Store) -> Server {
     server(|builder| app.add_to(builder))
 }
 
-async fn stages(store: &Store) -> [Stage; 3] {
-    let (for_sparse, for_dense) = (store.clone(), store.clone());
+async fn colbert_server(store: Store, encoders: Vec<MeshChannel>) -> Server {
+    let app = colbert_scorer::App::start(ReplicaConfig::default(), store, encoders).unwrap();
+    app.refresh().await;
+    server(|builder| app.add_to(builder))
+}
+
+fn cross_encoder_server() -> Server {
+    let judge = Judge::new(|query, passage| (query.len() + passage.len()) as f32);
+    server(|builder| judge.start().add_to(builder))
+}
+
+/// What the orchestrators call.
+async fn services(store: &Store) -> [Service; 5] {
+    let [for_sparse, for_dense, for_colbert] = [(); 3].map(|()| store.clone());
+    let encoders = Service::start("encoder", || async { encoder_server() }).await;
+    let channels = encoders.channels();
     [
-        Stage::start("encoder", || async { encoder_server() }).await,
-        Stage::start("sparse", move || sparse_server(for_sparse.clone())).await,
-        Stage::start("dense", move || dense_server(for_dense.clone())).await,
+        encoders,
+        Service::start("sparse", move || sparse_server(for_sparse.clone())).await,
+        Service::start("dense", move || dense_server(for_dense.clone())).await,
+        Service::start("colbert", move || {
+            colbert_server(for_colbert.clone(), channels.clone())
+        })
+        .await,
+        Service::start("cross-encoder", || async { cross_encoder_server() }).await,
     ]
 }
 
-fn orchestrator_over(stages: &[Stage; 3]) -> Arc<orchestrator::App> {
-    let [encoder, sparse, dense] = stages.each_ref().map(Stage::channels);
-    let peers = Peers {
-        encoder,
-        sparse,
-        dense,
-        ..Peers::default()
+/// A pipeline with every stage, and time for all of them on a busy machine.
+fn config() -> orchestrator::Config {
+    let mut raw = orchestrator::RawConfig::default();
+    let everything = RawPipeline {
+        stages: vec![RawStage::Sparse, RawStage::Dense],
+        late_interaction: Some(RawHeadPart::new(20, 0.2)),
+        rerank: Some(RawHeadPart::new(5, 0.3)),
+        budget_ms: 60_000,
+        ..RawPipeline::default()
     };
+    raw.pipelines.insert(EVERYTHING.to_owned(), everything);
     let mut problems = Problems::default();
-    let config = orchestrator::RawConfig::default().validate("orchestrator", &mut problems);
-    orchestrator::App::start(problems.into_result(config).unwrap(), peers)
+    let config = raw.validate("orchestrator", &mut problems);
+    problems.into_result(config).unwrap()
 }
 
-/// Asks without a pause until it is told to end; all answers are whole.
-async fn ask(
-    address: SocketAddr,
-    caller: usize,
-    answers: watch::Sender<usize>,
-    is_over: Arc<AtomicBool>,
-) {
-    let channel = MeshChannel::tcp(&address.to_string()).unwrap();
-    let mut client = SearchServiceClient::new(channel);
-    for number in 0.. {
-        if is_over.load(Ordering::Relaxed) {
-            return;
-        }
-        // Each query is another one: none is answered from what the encoder remembers.
-        let query = SearchRequest {
-            pipeline: "hybrid".to_owned(),
-            ..request(&format!("search index {caller} {number}"))
+/// Orchestrators that run, those that were restarted too.
+type Running = Arc<Mutex<Vec<Arc<orchestrator::App>>>>;
+
+async fn orchestrator_server(peers: Peers, running: Running) -> Server {
+    let app = orchestrator::App::start(config(), peers);
+    app.poke().await;
+    running.lock().unwrap().push(Arc::clone(&app));
+    server(|builder| app.add_to(builder))
+}
+
+async fn orchestrators(services: &[Service; 5], running: &Running) -> Service {
+    let channels = services.each_ref().map(Service::channels);
+    let running = Arc::clone(running);
+    Service::start("orchestrator", move || {
+        let [encoder, sparse, dense, colbert, cross_encoder] = channels.clone();
+        let peers = Peers {
+            encoder,
+            sparse,
+            dense,
+            colbert,
+            cross_encoder,
         };
-        let answer = client.search(query).await;
-        let answer = answer.unwrap_or_else(|lost| panic!("lost: {lost}"));
-        assert!(!answer.get_ref().degraded, "{:#?}", answer.get_ref().stages);
-        assert!(!answer.get_ref().hits.is_empty());
-        answers.send_modify(|answers| *answers += 1);
+        orchestrator_server(peers, Arc::clone(&running))
+    })
+    .await
+}
+
+/// In a cluster the next replica ends when this one is ready, which takes longer than the orchestrators' next look.
+async fn look_again(running: &Running) {
+    let apps = running.lock().unwrap().clone();
+    for app in apps {
+        app.poke().await;
+    }
+}
+
+/// A caller as gRPC clients are: with a connection to each replica, and a call that found nobody is made again elsewhere.
+struct Caller {
+    clients: Vec<SearchServiceClient<MeshChannel>>,
+}
+
+impl Caller {
+    fn new(orchestrators: &Service) -> Self {
+        let channels = orchestrators.channels().into_iter();
+        Self {
+            clients: channels.map(SearchServiceClient::new).collect(),
+        }
+    }
+
+    async fn search(&mut self, query: SearchRequest) -> SearchResponse {
+        let mut tries = self.clients.len();
+        loop {
+            tries -= 1;
+            match self.clients[0].search(query.clone()).await {
+                Ok(answer) => return answer.into_inner(),
+                Err(status) if status.code() == Code::Unavailable && tries > 0 => {
+                    self.clients.rotate_left(1);
+                }
+                Err(lost) => panic!("lost: {lost}"),
+            }
+        }
+    }
+
+    /// Asks without a pause until it is told to end; all answers are whole.
+    async fn ask(mut self, number: usize, answers: watch::Sender<usize>, is_over: Arc<AtomicBool>) {
+        for query in 0.. {
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            // Each query is another one: none is answered from what the encoder remembers.
+            let query = SearchRequest {
+                pipeline: EVERYTHING.to_owned(),
+                ..request(&format!("search index {number} {query}"))
+            };
+            let answer = self.search(query).await;
+            assert!(!answer.degraded, "{:#?}", answer.stages);
+            assert!(!answer.hits.is_empty());
+            answers.send_modify(|answers| *answers += 1);
+        }
     }
 }
 
@@ -185,38 +264,41 @@ async fn answered(answers: &watch::Sender<usize>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_loses_no_query() {
-    let mesh = Mesh::start(&wordy(120)).await.unwrap();
+    let options = MeshOptions {
+        stages: ["sparse", "dense", "colbert"].map(str::to_owned).to_vec(),
+        ..MeshOptions::default()
+    };
+    let mesh = Mesh::start_with(options, &wordy(120)).await.unwrap();
     let store = Store::local(mesh.store_folder()).unwrap();
-    let mut stages = stages(&store).await;
-    let orchestrator = orchestrator_over(&stages);
-    orchestrator.poke().await;
-    let public = server(|builder| orchestrator.add_to(builder));
-    let public = Replica::start("127.0.0.1:0".parse().unwrap(), public).await;
+    let services = services(&store).await;
+    let running = Running::default();
+    let orchestrators = orchestrators(&services, &running).await;
 
     let (answers, is_over) = (watch::Sender::new(0), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..CALLERS)
-        .map(|caller| {
-            let asking = ask(public.address, caller, answers.clone(), is_over.clone());
-            tokio::spawn(asking)
+        .map(|number| {
+            let caller = Caller::new(&orchestrators);
+            tokio::spawn(caller.ask(number, answers.clone(), is_over.clone()))
         })
         .collect();
-    for stage in &mut stages {
+    // They go on to serve.
+    let mut restarted = Vec::new();
+    for mut service in services.into_iter().chain([orchestrators]) {
         for index in 0..REPLICAS {
             answered(&answers).await;
-            stage.restart(index).await;
-            // In a cluster the next replica ends when this one is ready, which takes longer than the orchestrator's next look.
-            orchestrator.poke().await;
+            service.restart(index).await;
+            look_again(&running).await;
             println!(
                 "{} {index} is back after {} answers",
-                stage.name,
+                service.name,
                 *answers.borrow()
             );
         }
+        restarted.push(service);
     }
     answered(&answers).await;
     is_over.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await.unwrap();
     }
-    public.stop().await;
 }
