@@ -12,7 +12,7 @@ const NEWEST_WEIGHT: f64 = 0.05;
 const PRIOR_OBSERVATIONS: f64 = 2.0;
 /// Variation of the number of items, by its mean, at which the data count as much as the prior's shape: a tenth, squared.
 const RIDGE: f64 = 0.01;
-/// What a stage is given is reckoned to cost this many mean deviations more than expected.
+/// What is to come is reckoned to take this many mean deviations more than expected.
 const CAUTION: f64 = 2.0;
 
 /// What the work costs before any of it was seen.
@@ -37,13 +37,19 @@ impl CostPrior {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CostModel {
     prior: CostPrior,
-    observations: f64,
+    surprise: Surprise,
     /// Means, of items and seconds.
     items: f64,
     seconds: f64,
     /// Variance of the items, covariance of both.
     variance: f64,
     covariance: f64,
+}
+
+/// How far what is seen lies from what was expected, and how much a new observation counts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Surprise {
+    observations: f64,
     /// Mean deviation from what was expected, by the greater of both: 0 to 1, so that one surprise is not remembered for ever.
     spread: f64,
 }
@@ -59,12 +65,11 @@ impl CostModel {
     /// Knows nothing but this.
     pub fn new(prior: CostPrior) -> Self {
         Self {
-            observations: PRIOR_OBSERVATIONS,
+            surprise: Surprise::after(PRIOR_OBSERVATIONS),
             items: 0.0,
             seconds: 0.0,
             variance: 0.0,
             covariance: 0.0,
-            spread: 0.0,
             prior,
         }
     }
@@ -80,13 +85,7 @@ impl CostModel {
         }
         let seconds = took.as_secs_f64();
         let expected = self.line().at(items);
-        self.observations += 1.0;
-        let weight = NEWEST_WEIGHT.max(1.0 / self.observations);
-        let greater = seconds.max(expected);
-        if greater > 0.0 {
-            let deviation = (seconds - expected).abs() / greater;
-            self.spread += weight * (deviation - self.spread);
-        }
+        let weight = self.surprise.observe(expected, seconds);
         let (item_step, second_step) = (items - self.items, seconds - self.seconds);
         self.items += weight * item_step;
         self.seconds += weight * second_step;
@@ -101,13 +100,13 @@ impl CostModel {
 
     /// What so many items take, with caution for the spread of what was seen.
     pub fn cautious(&self, items: f64) -> Duration {
-        duration(self.line().at(items) * (1.0 + CAUTION * self.spread))
+        duration(self.line().at(items) * (1.0 + self.surprise.caution()))
     }
 
     /// How many items are expected to be done in this time, with caution for the spread of what was seen.
     pub fn fitting(&self, time: Duration) -> f64 {
         let line = self.line();
-        let seconds = time.as_secs_f64() / (1.0 + CAUTION * self.spread) - line.fixed;
+        let seconds = time.as_secs_f64() / (1.0 + self.surprise.caution()) - line.fixed;
         if seconds <= 0.0 {
             0.0
         } else if line.per_item <= 0.0 {
@@ -137,6 +136,33 @@ impl CostModel {
             fixed: self.seconds - per_item * self.items,
             per_item,
         }
+    }
+}
+
+impl Surprise {
+    /// After so many observations that came as expected.
+    pub(crate) const fn after(observations: f64) -> Self {
+        Self {
+            observations,
+            spread: 0.0,
+        }
+    }
+
+    /// Takes another observation in. Returns what it counts for, 0 to 1.
+    pub(crate) fn observe(&mut self, expected: f64, seconds: f64) -> f64 {
+        self.observations += 1.0;
+        let weight = NEWEST_WEIGHT.max(1.0 / self.observations);
+        let greater = seconds.max(expected);
+        if greater > 0.0 {
+            let deviation = (seconds - expected).abs() / greater;
+            self.spread += weight * (deviation - self.spread);
+        }
+        weight
+    }
+
+    /// By which part more than expected is to be reckoned with.
+    pub(crate) fn caution(&self) -> f64 {
+        CAUTION * self.spread
     }
 }
 

@@ -19,11 +19,9 @@
 use std::time::Duration;
 
 use crate::admission::TooLate;
-use crate::cost::duration;
+use crate::cost::{Surprise, duration};
 use crate::criticality::Criticality;
 
-/// Of a new observation, once there are enough: the last twenty or so count.
-const NEWEST_WEIGHT: f64 = 0.05;
 /// Of a slower answer that much is taken to be the base: half of it after some seventy answers.
 const BASE_RISES: f64 = 0.01;
 /// By answers that took more than this multiple of it the base does not rise, unless they found few on their way:
@@ -35,9 +33,7 @@ const REFUSED_IN_A_ROW: u32 = 200;
 /// that much of the wait is forgotten with each, half of it after some 1400: so slowly that few are let in before it is seen what becomes
 /// of them.
 const FORGOTTEN: f64 = 0.0005;
-/// What waits is reckoned to wait this many mean deviations more than expected.
-const CAUTION: f64 = 2.0;
-/// And at least by this part longer, for what is learnt of an answer is as old as the answer took.
+/// What waits is reckoned to wait at least by this part longer than expected, for what is learnt of an answer is as old as the answer took.
 const LEAST_CAUTION: f64 = 0.25;
 /// An answer that was given up is taken to have needed so many times the time that it had: nobody knows how much longer.
 const GIVEN_UP: f64 = 2.0;
@@ -54,13 +50,11 @@ pub struct LatencyCurve {
 /// Times in seconds.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
-    observations: f64,
+    surprise: Surprise,
     base: f64,
     mean: f64,
     /// Answers on their way, that which was observed included: their mean.
     on_their_way: f64,
-    /// Mean deviation from what was expected, by the greater of both: 0 to 1.
-    spread: f64,
     /// Since something was learnt.
     refused: u32,
 }
@@ -118,24 +112,17 @@ impl LatencyCurve {
 impl Seen {
     fn first(before_it: usize, took: f64, base: f64) -> Self {
         Self {
-            observations: 1.0,
+            surprise: Surprise::after(1.0),
             base,
             mean: took,
             on_their_way: with_itself(before_it),
-            spread: 0.0,
             refused: 0,
         }
     }
 
     fn observe(&mut self, before_it: usize, took: f64) {
-        let expected = self.expected(before_it);
+        let weight = self.surprise.observe(self.expected(before_it), took);
         self.refused = 0;
-        self.observations += 1.0;
-        let weight = NEWEST_WEIGHT.max(1.0 / self.observations);
-        let greater = took.max(expected);
-        if greater > 0.0 {
-            self.spread += weight * ((took - expected).abs() / greater - self.spread);
-        }
         let found_few = with_itself(before_it) <= (FEW * self.on_their_way).max(1.0);
         if found_few || took < BASE_RISES_BY * self.base {
             self.base = took.min(self.base + BASE_RISES * (took - self.base));
@@ -161,7 +148,7 @@ impl Seen {
     }
 
     fn cautious_wait(&self, before_it: usize) -> f64 {
-        self.wait_for_one() * before_it as f64 * (1.0 + LEAST_CAUTION.max(CAUTION * self.spread))
+        self.wait_for_one() * before_it as f64 * (1.0 + LEAST_CAUTION.max(self.surprise.caution()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The funnel. The rooms are the life of a query, in this order:
 //!
-//! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how much of it ([`extent`]) · [`admission`] whether there is time ·
+//! [`grpc`] reads and checks the request · [`plan`] says which stages run, and how · [`admission`] for how much of them ([`extent`]) there is time ·
 //! [`placement`] says which snapshot, and which replicas hold it, from what [`peers`] has asked them · [`funnel`] runs the stages ·
 //! [`encode`] makes vectors of the query, and [`retrieve`] asks every shard of both retrievers meanwhile · [`complete`] asks for the
 //! scores that are missing · [`fuse`] makes one score of them · [`rescore`] has the head scored again, by the vectors of a second
