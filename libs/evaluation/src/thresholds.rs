@@ -2,8 +2,9 @@
 //!
 //! Of each query a *feature* is known before the stage runs, as how clear its first hit is; where the feature is at least the threshold, the
 //! stage is left out. The *regret* of a threshold is the quality that it costs, as the mean over all queries: those that are not left out
-//! lose nothing. Thresholds are tried from the highest down, one for each value that was seen, beginning with the first that leaves out enough
-//! to be worth it, and ending before the first whose regret may be more than is tolerated:
+//! lose nothing by it. Thresholds are tried from the highest down, one for each value that was seen, beginning with the first that leaves out
+//! enough to be worth it, and ending before the first whose regret, with what the thresholds before it have lost, may be more than is
+//! tolerated:
 //!
 //! ```text
 //! may be = max(0, mean + 1.96 · deviation / √n) + 3 · 0.369 / n
@@ -35,6 +36,8 @@ const ROUNDED_TO: f64 = 1000.0;
 pub struct Case {
     /// What the threshold is compared with, finite, 0 or more. None: the stage always runs.
     pub feature: Option<f64>,
+    /// Quality that is lost already, by thresholds that were fitted before.
+    pub lost: f64,
     /// Quality with the stage less that without it; less than 0 where it is better without.
     pub regret: f64,
     /// Milliseconds that are saved.
@@ -108,12 +111,16 @@ fn regrets(cases: &[Case], threshold: f64) -> Vec<f64> {
     cases.iter().map(regret).collect()
 }
 
-/// What the regret may be, see the head of this module.
+/// What the regret may be, with what was lost before, see the head of this module.
 fn greatest_regret(cases: &[Case], threshold: f64) -> f64 {
-    let regrets = regrets(cases, threshold);
-    let count = regrets.len() as f64;
-    let mean = regrets.iter().sum::<f64>() / count;
-    let squares = regrets.iter().map(|regret| (regret - mean).powi(2));
+    let regrets = regrets(cases, threshold).into_iter();
+    let losses: Vec<f64> = regrets
+        .zip(cases)
+        .map(|(regret, case)| case.lost + regret)
+        .collect();
+    let count = losses.len() as f64;
+    let mean = losses.iter().sum::<f64>() / count;
+    let squares = losses.iter().map(|loss| (loss - mean).powi(2));
     let variance = squares.sum::<f64>() / (count - 1.0).max(1.0);
     let seen = mean + NORMAL_95 * (variance / count).sqrt();
     seen.max(0.0) + UNSEEN_QUERIES * UNSEEN_LOSS / count

@@ -22,6 +22,7 @@ fn collection(queries: usize, seed: u64, chance: impl Fn(f64) -> f64) -> Vec<Cas
 fn case(feature: f64, regret: f64) -> Case {
     Case {
         feature: Some(feature),
+        lost: 0.0,
         regret,
         saved_ms: 10.0,
     }
@@ -109,6 +110,21 @@ fn a_few_queries_that_are_left_out_are_not_worth_it() {
     assert_eq!(fit(&cases, TOLERANCE), Some(0.8));
 }
 
+/// Two thresholds that each cost a little less than is tolerated cost more than that together.
+#[test]
+fn what_earlier_thresholds_lost_is_not_there_to_spend() {
+    let mut cases = collection(1000, 1, telling);
+    let alone = fit(&cases, TOLERANCE).unwrap();
+    for case in &mut cases[..4] {
+        case.lost = UNSEEN_LOSS;
+    }
+    assert!(fit(&cases, TOLERANCE).unwrap() > alone);
+    for case in &mut cases[..40] {
+        case.lost = UNSEEN_LOSS;
+    }
+    assert_eq!(fit(&cases, TOLERANCE), None);
+}
+
 /// Where a high feature loses, one that is lower is not looked at.
 #[test]
 fn the_first_refusal_ends_it() {
@@ -143,6 +159,7 @@ fn any_cases() -> impl Strategy<Value = Vec<Case>> {
     let regret = prop_oneof![4 => Just(0.0), 1 => -1.0..1.0_f64];
     let case = (feature, regret).prop_map(|(feature, regret)| Case {
         feature,
+        lost: 0.0,
         regret,
         saved_ms: 1.0,
     });

@@ -298,7 +298,7 @@ pub(crate) struct TuneArgs {
     /// Decides which queries are held out
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// nDCG@10 that a threshold may cost, at the upper end of its interval
+    /// nDCG@10 that all thresholds together may cost, at the upper end of the interval
     #[arg(long, value_name = "NDCG", default_value = "0.005", value_parser = inner_share)]
     pub(crate) regret: f64,
     /// Numbers of fitting queries to tell the gain of weights of, e.g. 10,25,50,100: the mean over 20 draws

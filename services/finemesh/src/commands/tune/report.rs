@@ -187,7 +187,7 @@ fn thresholds(args: &TuneArgs, outcome: &Outcome) -> String {
         table.add_row(threshold_row(fitted));
     }
     format!(
-        "{table}\nheld out, each beside those above it; one that may cost more than {} is off",
+        "{table}\nheld out, each beside those above it; one with which all may cost more than {} is off",
         args.regret
     )
 }

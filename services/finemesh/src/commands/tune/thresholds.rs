@@ -1,7 +1,7 @@
 //! The thresholds from which on stages are left out: of the routing to the sparse stage, and of the gates of the later stages.
 //!
 //! They are fitted one after the other in the order of the funnel, under the tuned weights, each with those before it as they were fitted and
-//! without those behind it: what each one costs and saves adds up to what all of them do. How one is fitted is in
+//! without those behind it: what each one costs and saves adds up to what all of them do, and what those before it cost is not its to spend. How one is fitted is in
 //! [`evaluation::thresholds`].
 
 use evaluation::thresholds::{self, Case, Effect};
@@ -58,7 +58,7 @@ pub(super) struct ThresholdFit<'a> {
     /// The weights that are to stand beside them.
     pub(super) values: Values,
     pub(super) split: &'a Split,
-    /// nDCG@10 that each of them may cost.
+    /// nDCG@10 that all of them may cost.
     pub(super) tolerance: f64,
     /// Of the intervals.
     pub(super) seed: u64,
@@ -103,10 +103,12 @@ impl ThresholdFit<'_> {
         if !query.shows(threshold) {
             return None;
         }
+        let ndcg = |set| query.ndcg(&self.values, set);
         let without = set.with(threshold, Some(ALWAYS));
         Some(Case {
             feature: query.feature(&self.values, set, threshold),
-            regret: query.ndcg(&self.values, set) - query.ndcg(&self.values, without),
+            lost: ndcg(Thresholds::NONE) - ndcg(set),
+            regret: ndcg(set) - ndcg(without),
             saved_ms: query.saved_ms(threshold),
         })
     }
