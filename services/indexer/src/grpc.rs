@@ -335,6 +335,11 @@ fn summary_to_wire(summary: Summary, collection: &CollectionName) -> wire::Index
             .map(|(part, bytes)| wire::PartBytes { part, bytes })
             .collect(),
         times,
+        left_out_stages: summary
+            .left_out_stages
+            .into_iter()
+            .map(|stage| stage.as_str().to_owned())
+            .collect(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use segment::checksum::FileEntry;
+use segment::manifest::Stage;
 use tokio::sync::mpsc;
 
 use crate::error::IndexError;
@@ -83,6 +84,8 @@ pub struct Summary {
     pub replaced: u64,
     /// Lines that were left out.
     pub invalid: u64,
+    /// Stages that the collection had, and has no more.
+    pub left_out_stages: Vec<Stage>,
     /// Bytes written, by part of the segments.
     pub part_bytes: BTreeMap<String, u64>,
     /// Wall time by phase.

@@ -172,6 +172,7 @@ fn summary_json(summary: &IndexSummary) -> serde_json::Value {
         "passages": summary.passages,
         "replaced": summary.replaced,
         "invalid": summary.invalid,
+        "left_out_stages": summary.left_out_stages,
         "bytes": bytes,
         "wall_us": times,
     })
@@ -201,18 +202,28 @@ fn stages_text(summary: &IndexSummary) -> String {
     match &summary.snapshot {
         None => "the collection has just these stages: nothing was changed; to have one built anew, leave it out first"
             .to_owned(),
-        Some(snapshot) if summary.bytes.is_empty() => {
+        Some(snapshot) => {
             let (collection, number) = (&snapshot.collection, snapshot.number);
-            format!("{collection}: snapshot {number}, nothing had to be built")
+            let left_out = left_out_text(&summary.left_out_stages);
+            if summary.bytes.is_empty() {
+                return format!(
+                    "{collection}: snapshot {number}, nothing had to be built{left_out}"
+                );
+            }
+            format!(
+                "{collection}: snapshot {number}, built of {} documents, {} passages{left_out}\n{}",
+                summary.documents,
+                summary.passages,
+                cost_text(summary)
+            )
         }
-        Some(snapshot) => format!(
-            "{}: snapshot {}, built of {} documents, {} passages\n{}",
-            snapshot.collection,
-            snapshot.number,
-            summary.documents,
-            summary.passages,
-            cost_text(summary)
-        ),
+    }
+}
+
+fn left_out_text(stages: &[String]) -> String {
+    match stages {
+        [] => String::new(),
+        stages => format!(", without {} from now on", stages.join(", ")),
     }
 }
 

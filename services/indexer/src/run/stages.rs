@@ -104,7 +104,12 @@ impl StageRun<'_> {
             let outcome = self.indexer.store.commit(&next).await;
             self.stopwatch.add(Phase::Commit, begin);
             match outcome {
-                Ok(()) => return Ok(self.summary(Some(&next))),
+                Ok(()) => {
+                    return Ok(Summary {
+                        left_out_stages: plan.left_out_of(&base),
+                        ..self.summary(Some(&next))
+                    });
+                }
                 Err(CommitError::Conflict { .. }) => {}
                 Err(CommitError::Segment(error)) => return Err(error.into()),
             }

@@ -75,8 +75,14 @@ impl StagePlan {
     }
 
     pub(crate) fn changes(&self, manifest: &Manifest) -> bool {
-        let kept_stages = self.settings.stages.len() - self.added.stages.len();
-        !self.added.stages.is_empty() || kept_stages < manifest.settings.stages.len()
+        !self.added.stages.is_empty() || !self.left_out_of(manifest).is_empty()
+    }
+
+    /// The stages that go.
+    pub(crate) fn left_out_of(&self, manifest: &Manifest) -> Vec<Stage> {
+        let mut stages = manifest.settings.stages.clone();
+        stages.retain(|stage| !self.settings.stages.contains(stage));
+        stages
     }
 }
 

@@ -279,7 +279,14 @@ async fn stages_change_without_lines() {
         panic!("{events:?}")
     };
     assert_eq!(summary.snapshot, None);
+    assert!(summary.left_out_stages.is_empty());
     assert_eq!(served.commits.load(Ordering::SeqCst), 2);
+
+    let events = set_stages(&mut served, "c", &["sparse"]).await.unwrap();
+    let Some(Event::Summary(summary)) = events.last() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(summary.left_out_stages, ["dense", "colbert"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,6 +207,7 @@ async fn stages_are_left_out_without_an_encoder_and_built_anew_by_another() {
     let hanging = place.indexer_with(WordEncoder::hanging_after(0), |_| {});
     let summary = set_stages_ok(&hanging, &[Sparse, Dense]).await;
     assert_eq!((summary.snapshot, summary.documents), (Some(2), 0));
+    assert_eq!(summary.left_out_stages, [Colbert]);
     assert!(summary.part_bytes.is_empty());
     let second = place.manifest().await;
     assert_eq!(second.settings.colbert, None);
