@@ -29,6 +29,8 @@ use crate::tokenizer::TokenIds;
 /// Padding tokens that are cheaper than a run of their own: a run of a six-layer model has a fixed cost of 2 to 3 ms,
 /// about that of ten tokens.
 pub(crate) const WORTHWHILE_PADDING_TOKENS: usize = 10;
+/// Whoever finds no place tries again after that long at least: also before it is known what the work costs.
+const LEAST_RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// How work is cut and bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +253,8 @@ impl Batcher {
                 queued_texts,
                 job_texts: texts,
                 limit_texts,
+                retry_after: (texts <= limit_texts)
+                    .then(|| state.time_to_empty(criticality.places(limit_texts), texts)),
             });
         }
         state.admitted_texts += texts;
@@ -368,6 +372,14 @@ impl State {
             wait: late.wait,
             retry_after: late.fits_after,
         })
+    }
+
+    /// How long until so many texts find that many places, if they come first then.
+    fn time_to_empty(&self, places: usize, texts: usize) -> Duration {
+        let missing = (self.admitted_texts + texts).saturating_sub(places);
+        let part = missing as f64 / self.admitted_texts.max(1) as f64;
+        let all = self.cost.wait(self.load_before(Priority::Bulk));
+        all.mul_f64(part.min(1.0)).max(LEAST_RETRY_AFTER)
     }
 
     /// What is computed before a job that comes now.

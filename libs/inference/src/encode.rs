@@ -136,6 +136,8 @@ pub enum EncodeError {
         job_texts: usize,
         /// The queue's bound.
         limit_texts: usize,
+        /// When there would be places enough; none: never, for the job has more texts than the queue has places.
+        retry_after: Option<Duration>,
     },
     /// The queue is longer than there is time.
     #[error("a compute thread is free after {wait:?}: too late for this deadline")]

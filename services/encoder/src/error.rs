@@ -64,7 +64,10 @@ impl Error {
     /// What a refusal for load says of trying again.
     #[must_use]
     pub fn pushback(&self) -> Option<Pushback> {
-        let Self::Encode(EncodeError::TooLate { retry_after, .. }) = self else {
+        let Self::Encode(
+            EncodeError::QueueFull { retry_after, .. } | EncodeError::TooLate { retry_after, .. },
+        ) = self
+        else {
             return None;
         };
         Some(retry_after.map_or(Pushback::Never, Pushback::After))

@@ -411,6 +411,7 @@ async fn the_encoders_failures_have_their_codes() {
                 queued_texts: 9,
                 job_texts: 1,
                 limit_texts: 9,
+                retry_after: None,
             },
             Code::ResourceExhausted,
             "",

@@ -248,8 +248,17 @@ fn a_full_queue_says_how_full_it_is() {
         EncodeError::QueueFull {
             queued_texts: 3,
             job_texts: 2,
-            limit_texts: 4
-        }
+            limit_texts: 4,
+            retry_after: Some(after),
+        } if !after.is_zero()
+    ));
+    let never = bench.batcher.admit(5, Criticality::Critical).err();
+    assert!(matches!(
+        never,
+        Some(EncodeError::QueueFull {
+            retry_after: None,
+            ..
+        })
     ));
     bench.gate.send(Ok(())).unwrap();
     bench.gate.send(Ok(())).unwrap();
