@@ -17,7 +17,7 @@ use search_core::{
 };
 use std::time::Duration;
 
-pub use rerank::{calibrated, check_rerank_request, keep_best};
+pub use rerank::{MAX_PASSAGE_BYTES, calibrated, check_rerank_request, keep_best};
 pub use texts::{check_text, check_texts, most_encoded_texts};
 
 /// Packs candidates, in their order.

@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
         Encoding {
             stage: ENCODE_STAGE,
             index,
-            with_tokens: self.plan.pipeline.vector_stages().any(comes_along),
+            with_tokens: self.runs_head() && self.plan.pipeline.vector_stages().any(comes_along),
         }
     }
 

@@ -166,9 +166,7 @@ impl<'a> Run<'a> {
     /// The answer. Whoever listens is told what there is so far: the fused list, and a better one after each stage that scored something.
     pub(crate) async fn answer(self, listener: Option<&Listener>) -> Result<Answer, SearchError> {
         let head = self.head();
-        // Where the head is left as it is nobody would use them.
-        let runs_head = self.plan.extent.is_without_head().is_none();
-        let needed = head.iter().filter(|_| runs_head);
+        let needed = head.iter().filter(|_| self.runs_head());
         let encodings = needed.filter_map(Head::encoding);
         let mut ranked = beside(encodings, self.rank()).await?;
         self.check_coverage(&ranked.reports)?;
@@ -182,6 +180,11 @@ impl<'a> Run<'a> {
         ranked.reports.extend(responded.reports);
         ranked.reports.extend(explained);
         Ok(self.write(responded.hits, ranked.reports, ranked.extent))
+    }
+
+    /// Whether the head is scored: where it is left as it is nobody would use what its stages need.
+    pub(crate) fn runs_head(self) -> bool {
+        self.plan.extent.is_without_head().is_none()
     }
 
     /// Tells the page as it is now, unless it was told already. Its texts need not be fetched again.

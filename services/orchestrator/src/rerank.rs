@@ -21,13 +21,11 @@ use crate::plan::{HeadPart, HeadStage};
 use crate::ranking::{LaterScores, Ranking};
 use crate::replicas::Open;
 use search_core::{Deadline, Grant, StageReason, StageStatus, micros};
+use search_proto::convert::MAX_PASSAGE_BYTES;
 use service_kit::now;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tracing::Instrument;
-
-/// Longest passage that the contract allows; no model reads as much.
-const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 
 /// The passage of one document of the head, to be read.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ const MAX_PASSAGES: usize = 1000;
 /// The longest query: many times what a model reads.
 const MAX_QUERY_BYTES: usize = 64 * 1024;
 /// The longest passage: whole documents are taken, of which the model reads the beginning, or windows.
-const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
+pub const MAX_PASSAGE_BYTES: usize = 1024 * 1024;
 /// Most windows over one passage: some thousands of words.
 const MAX_WINDOWS: u32 = 16;
 

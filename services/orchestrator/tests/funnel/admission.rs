@@ -72,7 +72,11 @@ async fn storm_of(
     let start = Instant::now();
     let mut searches = JoinSet::new();
     for number in 0..ARRIVALS {
-        let (mut client, search, class) = (mesh.client.clone(), search.clone(), class(number));
+        let (mut client, class) = (mesh.client.clone(), class(number));
+        let mut search = tonic::Request::new(search.clone());
+        if search.get_ref().budget_ms.is_none() {
+            search.set_timeout(Duration::from_millis(BUDGET_MS.into()));
+        }
         searches.spawn(async move {
             tokio::time::sleep_until(start + INTERVAL * number as u32).await;
             let asked = Instant::now();
@@ -95,6 +99,21 @@ async fn storm_of(
         }
     }
     outcomes
+}
+
+/// Of a caller that sets no budget the server sees the end of its patience: the search is dropped then, wherever it stands.
+#[tokio::test(start_paused = true)]
+async fn searches_that_their_callers_gave_up_say_how_long_answers_take() {
+    let mesh = narrow_mesh("sparse.search").await;
+    let without_budget = SearchRequest {
+        budget_ms: None,
+        ..search("sparse")
+    };
+    let outcome = storm(&mesh, &without_budget).await;
+    let (answered, most) = (outcome.answers.len() as f64, capacity(&outcome));
+    assert!(answered >= 0.95 * most, "{answered} of {most}");
+    let given_up = outcome.late + outcome.other.len() as u64;
+    assert_eq!(given_up, 0, "{:?}", outcome.other.first());
 }
 
 /// What the narrow place can do after the first searches.
