@@ -120,6 +120,11 @@ impl Block {
         Ok(Self { bytes })
     }
 
+    /// See [`Mapped::advise_scattered_reads`].
+    pub(crate) fn advise_scattered_reads(&self) {
+        self.bytes.advise_scattered_reads();
+    }
+
     /// The rows, one behind the other.
     pub(crate) fn rows(&self) -> &[u8] {
         self.bytes.get(HEAD_BYTES..).unwrap_or_default()

@@ -24,6 +24,16 @@ impl Mapped {
         }
         Ok(Self(Some(map(&file).map_err(SegmentError::io(path))?)))
     }
+
+    /// Says that pieces are read from anywhere. The kernel reads nothing ahead of them then, which in less memory than the file is
+    /// large would push out what is wanted.
+    pub(crate) fn advise_scattered_reads(&self) {
+        // A kernel that does not take advice is slower, and reads the same.
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            let _ = map.advise(memmap2::Advice::Random);
+        }
+    }
 }
 
 #[expect(

@@ -41,6 +41,8 @@ impl ColbertPart {
             layout.block_bytes(),
             blocks.into(),
         )?;
+        // A request wants some hundred passages, whichever they are, and never all.
+        tokens.advise_scattered_reads();
         let positions = Block::open(
             files,
             POSITIONS,
