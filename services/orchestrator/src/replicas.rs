@@ -115,7 +115,8 @@ impl<C> Replicas<C> {
         F: Future<Output = Result<T, CallError>>,
     {
         let ask = |position: usize, kind: CallKind| {
-            follow(&self.roster, position, kind, call(&self.clients[position]))
+            let in_flight = self.roster.begin(position, holders, kind);
+            follow(in_flight, call(&self.clients[position]))
         };
         let first = self.roster.first(holders).ok_or_else(|| self.nobody())?;
         let mut first_call = pin!(ask(first, CallKind::First));
@@ -156,14 +157,11 @@ impl<C> Replicas<C> {
     }
 }
 
-/// Calls a replica, and keeps account of it.
-async fn follow<T>(
-    roster: &Roster,
-    position: usize,
-    kind: CallKind,
+/// Keeps account of a call.
+async fn follow<'a, T>(
+    mut in_flight: InFlight<'a>,
     call: impl Future<Output = Result<T, CallError>>,
-) -> Result<Open<'_, T>, CallError> {
-    let mut in_flight = roster.begin(position, kind);
+) -> Result<Open<'a, T>, CallError> {
     match call.await {
         Ok(answer) => {
             in_flight.end(Outcome::Answered);

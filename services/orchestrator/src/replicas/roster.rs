@@ -60,6 +60,8 @@ impl Outcome {
 pub(super) struct InFlight<'a> {
     roster: &'a Roster,
     position: usize,
+    /// Who could have been called.
+    holders: Box<[usize]>,
     kind: CallKind,
     began: Instant,
     outcome: Outcome,
@@ -126,12 +128,13 @@ impl Roster {
         lock(&self.latencies).p95()
     }
 
-    pub(super) fn begin(&self, position: usize, kind: CallKind) -> InFlight<'_> {
+    pub(super) fn begin(&self, position: usize, holders: &[usize], kind: CallKind) -> InFlight<'_> {
         self.counters.call(kind);
         self.standing(position).begin();
         InFlight {
             roster: self,
             position,
+            holders: holders.into(),
             kind,
             began: now(),
             outcome: Outcome::Abandoned,
@@ -165,7 +168,7 @@ impl Roster {
         let now = now();
         let took = now.saturating_duration_since(call.began);
         let is_bad = match call.outcome {
-            Outcome::Answered => self.is_outlier(call.position, took, now),
+            Outcome::Answered => self.is_outlier(call, took, now),
             Outcome::Refused => false,
             Outcome::Failed => true,
             Outcome::Abandoned => self.patience().is_some_and(|patience| took >= patience),
@@ -195,12 +198,14 @@ impl Roster {
         }
     }
 
-    /// Whether an answer took much longer than those of the other replicas do.
-    fn is_outlier(&self, position: usize, took: Duration, now: Instant) -> bool {
+    /// Whether an answer took much longer than those of the other replicas do that hold the same: what others hold may be smaller.
+    fn is_outlier(&self, call: &InFlight<'_>, took: Duration, now: Instant) -> bool {
         if took <= LEAST_OUTLIER {
             return false;
         }
-        let others = (0..self.standings.len()).filter(|other| *other != position);
+        let others = call.holders.iter().copied();
+        let others =
+            others.filter(|other| *other != call.position && *other < self.standings.len());
         let latencies = others.filter_map(|other| self.standing(other).trusted_latency(now));
         let typical = lower_median(latencies.collect());
         typical.is_some_and(|typical| took.as_secs_f64() > OUTLIER_FACTOR * typical)
@@ -306,7 +311,7 @@ mod tests {
             let roster = Roster::new(Service::Encoder, replicas);
             let holders: Vec<usize> = (0..replicas).collect();
             for (position, is_answered) in ends {
-                let mut call = roster.begin(position % replicas, CallKind::First);
+                let mut call = roster.begin(position % replicas, &holders, CallKind::First);
                 call.end(if is_answered { Outcome::Answered } else { Outcome::Failed });
                 drop(call);
                 let admitted = roster.admitted(&holders, None, now());

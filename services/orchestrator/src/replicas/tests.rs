@@ -83,6 +83,7 @@ fn failed(kind: ErrorKind) -> CallError {
         kind,
         message: String::new(),
         fields: Vec::new(),
+        pushback: None,
     }
 }
 
@@ -180,7 +181,10 @@ async fn answers_that_take_many_times_what_the_others_take_eject() {
         );
         replicas.load(20, millis(1)).await;
         for _ in 0..5 {
-            replicas.call(&[1], Fake::ask).await.unwrap();
+            let in_flight = replicas
+                .roster
+                .begin(1, &replicas.everyone(), CallKind::First);
+            follow(in_flight, replicas.clients[1].ask()).await.unwrap();
         }
         assert_eq!(replicas.roster.is_out(1), is_ejected, "{mean:?}");
     }
@@ -232,6 +236,19 @@ async fn a_hung_twin_is_hedged_around_and_ejected() {
     let to_hung = replicas.clients[0].calls() - before;
     assert!((5..20).contains(&to_hung), "{to_hung}");
     assert!(replicas.roster.is_out(0));
+}
+
+/// Those of a big collection, and those of a small one.
+#[tokio::test(start_paused = true)]
+async fn holders_of_other_things_are_not_compared() {
+    let (big, small) = (Answers(millis(200)), Answers(millis(5)));
+    let replicas = replicas(&[big, big, small, small, small, small]);
+    for _ in 0..200 {
+        for holders in [&[0, 1][..], &[2, 3, 4, 5]] {
+            replicas.call(holders, Fake::ask).await.unwrap();
+        }
+        assert!((0..6).all(|position| !replicas.roster.is_out(position)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,8 +330,9 @@ async fn a_hedge_that_fails_leaves_the_first_call() {
         Ok(())
     };
     let hedge = async { Err(failed(ErrorKind::ResourceExhausted)) };
-    let first = pin!(follow(&replicas.roster, 0, CallKind::First, first));
-    let hedge = pin!(follow(&replicas.roster, 1, CallKind::Hedge, hedge));
+    let begin = |position, kind| replicas.roster.begin(position, &[0, 1], kind);
+    let first = pin!(follow(begin(0, CallKind::First), first));
+    let hedge = pin!(follow(begin(1, CallKind::Hedge), hedge));
     assert!(first_good::<()>(first, hedge).await.is_ok());
 }
 
