@@ -67,6 +67,14 @@ struct Window {
     in_flight: usize,
 }
 
+/// Of so many places for calls in flight those that it may use: one at least.
+pub(crate) fn places_of(all: f64, criticality: Criticality) -> f64 {
+    match criticality {
+        Criticality::Critical => all,
+        Criticality::Sheddable => (all * SHEDDABLE_SHARE).max(1.0),
+    }
+}
+
 impl ConcurrencyLimit {
     /// At most so many calls; as many until there is a reason for less.
     pub(crate) fn new(most: usize) -> Self {
@@ -83,11 +91,7 @@ impl ConcurrencyLimit {
 
     /// Counts a call in, or refuses it and says when to try again.
     pub(crate) fn enter(&mut self, criticality: Criticality) -> Result<(), Duration> {
-        let share = match criticality {
-            Criticality::Critical => 1.0,
-            Criticality::Sheddable => SHEDDABLE_SHARE,
-        };
-        let places = (self.limit * share).max(1.0);
+        let places = places_of(self.limit, criticality);
         if self.in_flight as f64 + 1.0 > places {
             return Err(self.mean.unwrap_or(FIRST_RETRY_AFTER));
         }

@@ -22,7 +22,7 @@ use crate::around::{HttpRequest, HttpResponse};
 use crate::criticality;
 use crate::deadline::now;
 use crate::guarded::{Guard, guarded};
-use crate::limit::{ConcurrencyLimit, Ended};
+use crate::limit::{ConcurrencyLimit, Ended, places_of};
 use crate::metrics::{Counts, Refused};
 use crate::status::{Pushback, status, with_pushback};
 
@@ -31,6 +31,7 @@ use crate::status::{Pushback, status, with_pushback};
 pub(crate) struct Overload {
     unary: Arc<Mutex<ConcurrencyLimit>>,
     streams: Arc<Semaphore>,
+    most_streams: usize,
     /// Paths of the methods that stream.
     streaming: Arc<HashSet<String>>,
     counts: Counts,
@@ -42,6 +43,7 @@ impl Overload {
         Self {
             unary: Arc::new(Mutex::new(ConcurrencyLimit::new(calls))),
             streams: Arc::new(Semaphore::new(calls)),
+            most_streams: calls,
             streaming: Arc::new(descriptors.file.iter().flat_map(streaming_paths).collect()),
             counts: Counts::of("server"),
         }
@@ -71,7 +73,7 @@ impl Overload {
 
     fn enter(&self, path: &str, criticality: Criticality) -> Result<Place, Status> {
         let place = match self.streaming.contains(path) {
-            true => self.enter_stream(),
+            true => self.enter_stream(criticality),
             false => self.enter_unary(path, criticality),
         };
         place.map_err(|pushback| {
@@ -82,12 +84,15 @@ impl Overload {
         })
     }
 
-    fn enter_stream(&self) -> Result<Place, Option<Pushback>> {
+    fn enter_stream(&self, criticality: Criticality) -> Result<Place, Option<Pushback>> {
+        let in_flight = self.most_streams - self.streams.available_permits();
+        let is_free = in_flight as f64 + 1.0 <= places_of(self.most_streams as f64, criticality);
+        let permit = is_free.then(|| Arc::clone(&self.streams).try_acquire_owned());
+        let permit = permit.and_then(Result::ok);
         // When a stream ends nobody knows.
-        let permit = Arc::clone(&self.streams).try_acquire_owned();
         permit
             .map(|permit| Place::Stream { _permit: permit })
-            .map_err(|_| None)
+            .ok_or(None)
     }
 
     fn enter_unary(&self, path: &str, criticality: Criticality) -> Result<Place, Option<Pushback>> {
@@ -207,6 +212,20 @@ mod tests {
         assert_eq!(refused("/test.v1.Indexer/Delete"), None);
         drop(stream);
         assert_eq!(refused("/test.v1.Indexer/SetStages"), None);
+    }
+
+    #[test]
+    fn sheddable_streams_leave_a_quarter_of_the_places() {
+        let overload = Overload::new(4, &descriptors());
+        let enter = |criticality| overload.enter("/test.v1.Indexer/Index", criticality).ok();
+        let sheddable: Vec<_> = (0..4)
+            .filter_map(|_| enter(Criticality::Sheddable))
+            .collect();
+        assert_eq!(sheddable.len(), 3);
+        let critical: Vec<_> = (0..4)
+            .filter_map(|_| enter(Criticality::Critical))
+            .collect();
+        assert_eq!(critical.len(), 1);
     }
 
     #[test]

@@ -94,6 +94,17 @@ pub fn with_pushback(mut status: Status, pushback: Option<Pushback>) -> Status {
     status
 }
 
+/// When a peer says to try again.
+#[must_use]
+pub fn pushback_of(status: &Status) -> Option<Pushback> {
+    let millis = status.metadata().get(PUSHBACK_METADATA)?;
+    let millis: i64 = millis.to_str().ok()?.parse().ok()?;
+    Some(match u64::try_from(millis) {
+        Ok(millis) => Pushback::After(Duration::from_millis(millis)),
+        Err(_) => Pushback::Never,
+    })
+}
+
 /// INVALID_ARGUMENT for one field.
 #[must_use]
 pub fn invalid(field: FieldError) -> Status {
@@ -211,6 +222,20 @@ mod tests {
         let sent = status(ErrorKind::InvalidArgument, &"c\0d", fields);
         assert_eq!(sent.message(), "c\u{fffd}d");
         assert_eq!(fields_of(&sent)[0].message, "a\u{fffd}\u{fffd}b");
+    }
+
+    #[test]
+    fn a_pushback_is_read_as_it_was_said() {
+        let said = |value: &'static str| {
+            let mut status = Status::resource_exhausted("full");
+            let value = MetadataValue::from_static(value);
+            status.metadata_mut().insert(PUSHBACK_METADATA, value);
+            pushback_of(&status)
+        };
+        assert_eq!(said("70"), Some(Pushback::After(Duration::from_millis(70))));
+        assert_eq!(said("-1"), Some(Pushback::Never));
+        assert_eq!(said("soon"), None);
+        assert_eq!(pushback_of(&Status::ok("")), None);
     }
 
     #[test]
