@@ -223,7 +223,8 @@ impl ComputePool {
         self.run_worth(Worth::Whole, deadline, work).await
     }
 
-    /// The same for work that gives what it has when its time is over: refused only where it would not be begun in time.
+    /// The same for work that gives what it has when its time is over, or takes next to none beside what else is computed here: refused
+    /// only where it would not be begun in time.
     ///
     /// # Errors
     /// As [`ComputePool::run`].
