@@ -10,7 +10,7 @@ use search_proto::encoder::encoder_service_client::EncoderServiceClient;
 use search_proto::encoder::{
     Bundle, DescribeRequest, EncodeRequest, EncodeResponse, Task, TokenVectors,
 };
-use service_kit::status::{fields_of, kind_of};
+use service_kit::status::{fields_of, kind_of, pushback_of};
 use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
 use tonic::Status;
 
@@ -114,22 +114,25 @@ impl Replica {
     }
 
     fn failed(&self, status: &Status) -> Error {
-        self.error(kind_of(status), status.message().to_owned())
+        Error::Encoder {
+            encoder: self.name.clone(),
+            kind: kind_of(status),
+            message: status.message().to_owned(),
+            pushback: pushback_of(status),
+        }
     }
 
     /// The answer breaks the contract.
     fn malformed(&self, error: &FieldError) -> Error {
-        self.error(
-            ErrorKind::Internal,
-            format!("gave an invalid answer: {error}"),
-        )
+        self.internal(format!("gave an invalid answer: {error}"))
     }
 
-    fn error(&self, kind: ErrorKind, message: String) -> Error {
+    fn internal(&self, message: String) -> Error {
         Error::Encoder {
             encoder: self.name.clone(),
-            kind,
+            kind: ErrorKind::Internal,
             message,
+            pushback: None,
         }
     }
 }
@@ -217,9 +220,7 @@ impl TokenEncoder {
                 FieldError::new(format!("texts[{}]", first.saturating_add(place)), message).into()
             }
             // The request is of our making.
-            (None, _) => self
-                .replica
-                .error(ErrorKind::Internal, status.message().to_owned()),
+            (None, _) => self.replica.internal(status.message().to_owned()),
         }
     }
 

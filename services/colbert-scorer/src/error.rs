@@ -58,6 +58,8 @@ pub enum Error {
         kind: ErrorKind,
         /// What it said, or what is wrong with what it said.
         message: String,
+        /// What it said of trying again.
+        pushback: Option<Pushback>,
     },
     /// The work was refused, came too late, lost its caller or panicked.
     #[error(transparent)]
@@ -86,6 +88,7 @@ impl Error {
     pub fn pushback(&self) -> Option<Pushback> {
         match self {
             Self::Compute(error) => error.pushback(),
+            Self::Encoder { pushback, .. } => *pushback,
             _ => None,
         }
     }

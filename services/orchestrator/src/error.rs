@@ -105,6 +105,7 @@ impl SearchError {
     pub(crate) fn pushback(&self) -> Option<Pushback> {
         match self {
             Self::Busy(late) => late.fits_after.map(Pushback::After),
+            Self::Call(error) => error.pushback,
             _ => None,
         }
     }
@@ -147,6 +148,16 @@ impl SearchError {
             }
             (Self::Call(error), _) if error.service == Service::ColbertScorer => StageReason::Fault,
             _ => StageReason::ShardMissing,
+        }
+    }
+}
+
+impl SearchError {
+    /// The word for a shard that was lost while others answered: that is other news than a service that is gone.
+    pub(crate) fn reason_of_shard(&self) -> StageReason {
+        match self.reason() {
+            StageReason::Unavailable => StageReason::ShardMissing,
+            reason => reason,
         }
     }
 }
@@ -199,6 +210,8 @@ pub(crate) struct CallError {
     pub(crate) kind: ErrorKind,
     pub(crate) message: String,
     pub(crate) fields: Vec<FieldError>,
+    /// What it said of trying again.
+    pub(crate) pushback: Option<Pushback>,
 }
 
 impl CallError {
@@ -210,6 +223,17 @@ impl CallError {
             kind: ErrorKind::Unavailable,
             message: "no replica holds what is asked for".to_owned(),
             fields: Vec::new(),
+            pushback: None,
+        }
+    }
+
+    /// It is not waited for any longer.
+    pub(crate) fn late(service: Service) -> Self {
+        Self {
+            replica: "a shard".to_owned(),
+            kind: ErrorKind::DeadlineExceeded,
+            message: "its share of the time is over".to_owned(),
+            ..Self::nobody(service)
         }
     }
 

@@ -179,9 +179,7 @@ impl Mesh {
                 .look(&before.colbert, |client| client.describe(deadline)),
             self.encoder.look_at_bundles(&before.encoders, deadline),
         );
-        if sparse.is_reachable() {
-            self.readiness.set(true);
-        }
+        self.readiness.set(sparse.is_reachable());
         self.view.send_replace(Arc::new(View {
             generation,
             sparse,
@@ -258,6 +256,7 @@ mod tests {
             kind,
             message: String::new(),
             fields: Vec::new(),
+            pushback: None,
         })
     }
 

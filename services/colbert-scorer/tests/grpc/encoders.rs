@@ -9,7 +9,7 @@ use search_proto::encoder::{
     Bundle, DescribeResponse, EncodeRequest, EncodeResponse, Task, TokenVectors,
 };
 use segment::store::Store;
-use service_kit::status::kind_of;
+use service_kit::status::{Pushback, kind_of, pushback_of, with_pushback};
 use service_kit::{MeshChannel, now, with_deadline};
 use testkit::Hosted;
 use testkit::fakes::{FakeEncoder, Step};
@@ -235,12 +235,14 @@ async fn an_encoder_that_is_gone_or_full_says_so() {
     assert_eq!(kind_of(&status), ErrorKind::Unavailable);
     assert!(status.message().contains("encoder at gone"), "{status:?}");
     let full = serving(&[bundle("tokens", FINGERPRINT, 2)]);
-    full.encode.then(Step::Now(Err(Status::resource_exhausted(
-        "the queue is full",
-    ))));
+    let refusal = Status::resource_exhausted("the queue is full");
+    let pushback = Pushback::After(Duration::from_millis(70));
+    let refusal = with_pushback(refusal, Some(pushback));
+    full.encode.then(Step::Now(Err(refusal)));
     let hosted = full.host("full");
     let status = scorer(vec![hosted.channel()]).await.refused(texts()).await;
     assert_eq!(kind_of(&status), ErrorKind::ResourceExhausted);
+    assert_eq!(pushback_of(&status), Some(pushback));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use super::{Described, Fingerprints, Found, Held, Reach, Scored, Timing};
 use crate::error::{CallError, Service};
 use search_core::{Candidate, Deadline, ErrorKind, FieldError, Score};
 use search_proto::{common, convert};
-use service_kit::status::{fields_of, kind_of};
+use service_kit::status::{fields_of, kind_of, pushback_of};
 use service_kit::{MeshChannel, now, with_deadline};
 use tonic::{Request, Response, Status};
 
@@ -65,6 +65,7 @@ impl Peer {
             kind: kind_of(&status),
             message: status.message().to_owned(),
             fields: fields_of(&status),
+            pushback: pushback_of(&status),
         })
     }
 
@@ -119,6 +120,7 @@ impl Peer {
             kind: ErrorKind::Internal,
             message: format!("gave an invalid answer: {error}"),
             fields: Vec::new(),
+            pushback: None,
         })
     }
 }

@@ -11,7 +11,7 @@ use search_proto::sparse::sparse_retriever_service_server::{
     SparseRetrieverService, SparseRetrieverServiceServer,
 };
 use search_proto::{colbert, common, dense, encoder, search, sparse};
-use service_kit::status::status;
+use service_kit::status::{Pushback, status, with_pushback};
 use service_kit::{
     MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of, in_process, now,
 };
@@ -78,6 +78,8 @@ pub(crate) struct Script {
     pub(crate) failures: Vec<(&'static str, Option<u32>, Code)>,
     /// Calls that never answer.
     pub(crate) hanging: Vec<&'static str>,
+    /// Calls that never answer on one shard.
+    pub(crate) hanging_on: Vec<(&'static str, u32)>,
     /// Milliseconds that calls take.
     pub(crate) delays_ms: BTreeMap<&'static str, u64>,
     /// Of calls that take so long, those that are worked on one after the other.
@@ -146,6 +148,7 @@ impl Script {
             scorer: ScorerScript::default(),
             failures: Vec::new(),
             hanging: Vec::new(),
+            hanging_on: Vec::new(),
             delays_ms: BTreeMap::new(),
             queues: BTreeMap::new(),
             refused_segments: 0,
@@ -269,7 +272,10 @@ impl Fake {
             .unwrap()
             .log
             .push((call.to_owned(), left));
-        if self.read(|script| script.hanging.contains(&call)) {
+        let hangs = |script: &Script| {
+            script.hanging.contains(&call) || script.hanging_on.contains(&(call, shard))
+        };
+        if self.read(hangs) {
             std::future::pending::<()>().await;
         }
         if let Some(delay_ms) = self.read(|script| script.delays_ms.get(call).copied()) {
@@ -294,7 +300,9 @@ impl Fake {
                 .map(|(_, _, code)| *code)
         });
         if let Some(code) = failure {
-            return Err(Status::new(code, "scripted"));
+            let is_refusal = code == Code::ResourceExhausted;
+            let pushback = is_refusal.then_some(Pushback::After(Duration::from_millis(70)));
+            return Err(with_pushback(Status::new(code, "scripted"), pushback));
         }
         match snapshot {
             Some(snapshot) if !self.read(|script| script.accepted.contains(&snapshot.number)) => {
