@@ -147,9 +147,15 @@ impl Run<'_> {
         let mut pool = Pool::new(lists);
         watch.report.candidates_in = pool.passages.len() as u64;
         let span = tracing::info_span!("complete", candidates = pool.passages.len());
-        // There is a ranking without it: of too little time it uses what there is.
-        let grant = self.grant(BudgetStage::Complete);
-        let deadline = watch.grant(grant).unwrap_or_else(|_| self.end_of_stages());
+        let deadline = match self.plan.request.parsed.has_conditions() {
+            // Nobody else says which passages they refuse.
+            true => self.end_of_stages(),
+            // There is a ranking without it: of too little time it uses what there is.
+            false => {
+                let grant = self.grant(BudgetStage::Complete);
+                watch.grant(grant).unwrap_or_else(|_| self.end_of_stages())
+            }
+        };
         self.fill(&mut pool, encoded, deadline, &mut watch)
             .instrument(span)
             .await?;

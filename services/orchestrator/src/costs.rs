@@ -82,6 +82,13 @@ impl StageCost {
         self.gauge.set(fixed, of_one.saturating_sub(fixed));
     }
 
+    /// Learns of items that were not all done when this time was up: they would have taken longer, so it only counts where that is news.
+    pub(crate) fn observe_broken_off(&self, items: f64, took: Duration) {
+        if took > self.expected(items) {
+            self.observe(items, took);
+        }
+    }
+
     /// Held for some arithmetic, once or twice a stage.
     fn model(&self) -> MutexGuard<'_, CostModel> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,6 +119,16 @@ pub(crate) fn first_within(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_broken_off_counts_where_it_is_news() {
+        let cost = StageCost::new(HeadStage::Rerank, 1000, 100);
+        let expected = cost.expected(50.0);
+        cost.observe_broken_off(50.0, expected / 2);
+        assert_eq!(cost.expected(50.0), expected);
+        cost.observe_broken_off(50.0, 4 * expected);
+        assert!(cost.expected(50.0) > expected);
+    }
 
     #[test]
     fn the_first_that_fit_are_taken_and_the_floor_in_any_case() {

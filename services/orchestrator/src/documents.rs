@@ -2,9 +2,9 @@
 
 use crate::clients::{Fetched, Passage, Timing};
 use crate::error::SearchError;
-use crate::funnel::Run;
-use futures::future::try_join_all;
-use search_core::Address;
+use crate::funnel::{Run, StageWatch};
+use futures::future::join_all;
+use search_core::{Address, StageReason, StageStatus};
 use service_kit::MAX_MESSAGE_BYTES;
 use std::collections::BTreeMap;
 
@@ -58,6 +58,8 @@ pub(crate) struct LookedUp {
     pub(crate) oversized: usize,
     /// Shards that were asked, and the time of each call.
     pub(crate) calls: Vec<(u32, Timing)>,
+    /// Shards that failed.
+    pub(crate) lost: Vec<(u32, SearchError)>,
 }
 
 /// A position among what was asked for, and the address there.
@@ -85,6 +87,33 @@ pub(crate) fn by_shard(
 }
 
 impl LookedUp {
+    /// Fails where a shard was lost; of what may be a part, only where no shard has answered, or the request has to fail with the error.
+    pub(crate) fn checked(mut self, may_be_part: bool) -> Result<Self, SearchError> {
+        let is_part = may_be_part && !self.calls.is_empty();
+        let is_fatal = |(_, error): &(u32, SearchError)| !is_part || !error.may_degrade();
+        match self.lost.iter().position(is_fatal) {
+            Some(place) => Err(self.lost.swap_remove(place).1),
+            None => Ok(self),
+        }
+    }
+
+    /// Notes who was asked, and what is missing.
+    pub(crate) fn note(&self, watch: &mut StageWatch) {
+        for (shard, _) in &self.calls {
+            watch.ask(*shard);
+        }
+        for (shard, error) in &self.lost {
+            watch.miss(*shard);
+            watch.lessen(StageStatus::Partial, error.reason_of_shard());
+        }
+        if self.unknown > 0 {
+            watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
+        }
+        if self.oversized > 0 {
+            watch.lessen(StageStatus::Partial, StageReason::Size);
+        }
+    }
+
     fn add(&mut self, answer: ShardPassages<'_>) {
         self.oversized += answer.oversized;
         for (places, fetched) in answer.fetched {
@@ -99,11 +128,7 @@ impl LookedUp {
 
 impl Run<'_> {
     /// Looks passages up, all shards at the same time. Where texts are too many for an answer, the first ones are given.
-    pub(crate) async fn fetch(
-        self,
-        passages: &[PassageRef],
-        wanted: Wanted,
-    ) -> Result<LookedUp, SearchError> {
+    pub(crate) async fn fetch(self, passages: &[PassageRef], wanted: Wanted) -> LookedUp {
         let shards = by_shard(passages.iter().copied().enumerate());
         let calls = shards
             .iter()
@@ -112,10 +137,16 @@ impl Run<'_> {
             passages: vec![None; passages.len()],
             ..LookedUp::default()
         };
-        for answer in try_join_all(calls).await? {
-            looked_up.add(answer);
+        for (shard, answer) in shards.keys().zip(join_all(calls).await) {
+            match answer {
+                Ok(answer) => looked_up.add(answer),
+                Err(error) => {
+                    tracing::warn!(shard, %error, "passages cannot be looked up");
+                    looked_up.lost.push((*shard, error));
+                }
+            }
         }
-        Ok(looked_up)
+        looked_up
     }
 
     /// Positions of these passages by document id, then address: the order of equal scores. What cannot be shown comes last.
@@ -123,7 +154,7 @@ impl Run<'_> {
         self,
         passages: &[PassageRef],
     ) -> Result<Vec<usize>, SearchError> {
-        let looked_up = self.fetch(passages, Wanted::Ids).await?;
+        let looked_up = self.fetch(passages, Wanted::Ids).await.checked(false)?;
         let ids = looked_up.passages.into_iter();
         let ids: Vec<Option<String>> = ids
             .map(|passage| passage.map(|passage| passage.document_id))

@@ -13,7 +13,7 @@
 
 use crate::clients::{ReadPassage, Reranking};
 use crate::costs::{first_within, tokens_of_pair};
-use crate::documents::{LookedUp, MAX_ANSWER_BYTES, PassageRef, Wanted, readable};
+use crate::documents::{MAX_ANSWER_BYTES, PassageRef, Wanted, readable};
 use crate::error::SearchError;
 use crate::funnel::{Ranked, Run, StageWatch, within};
 use crate::head::{merge_head, why_it_ended};
@@ -106,8 +106,8 @@ impl Run<'_> {
         let passages: Vec<PassageRef> = (0..window)
             .map(|place| ranked.ranking.passage(place))
             .collect();
-        let looked_up = self.fetch(&passages, Wanted::Texts).await?;
-        note_texts(&looked_up, watch);
+        let looked_up = self.fetch(&passages, Wanted::Texts).await.checked(true)?;
+        looked_up.note(watch);
         let found = passages.iter().zip(looked_up.passages);
         ranked.texts = found
             .filter_map(|(passage, text)| Some((passage.address, text?)))
@@ -173,29 +173,33 @@ impl Run<'_> {
         }
     }
 
-    /// What was read in this time is what it costs.
+    /// What was read in this time is what it costs; where nothing was, all of it costs more than was waited.
     fn learn(self, query: &str, passages: &[String], read: &[Option<ReadPassage>], took: Duration) {
+        let cost = self.mesh.costs.of(HeadStage::Rerank);
+        let tokens = |passage: &String| tokens_of_pair(query, passage);
+        if read.iter().all(Option::is_none) {
+            cost.observe_broken_off(passages.iter().map(tokens).sum(), took);
+            return;
+        }
         let read = passages.iter().zip(read).filter(|(_, read)| read.is_some());
-        let tokens = read
-            .map(|(passage, _)| tokens_of_pair(query, passage))
-            .sum();
-        self.mesh.costs.of(HeadStage::Rerank).observe(tokens, took);
+        cost.observe(read.map(|(passage, _)| tokens(passage)).sum(), took);
     }
 }
 
-/// Takes batches until all passages are read or the time is up, and says how long the call took that began then, to its last batch. With
-/// the end of this the call ends.
+/// Takes batches until all passages are read or the time is up, and says how long the call took that began then, to its last batch, or
+/// how long it was waited for in vain. With the end of this the call ends.
 async fn gather(
     mut reranking: Open<'_, Reranking>,
     began: Instant,
     deadline: Option<Deadline>,
     watch: &mut StageWatch,
 ) -> (Vec<Option<ReadPassage>>, Duration) {
-    let mut took = Duration::ZERO;
+    let since_begin = || now().saturating_duration_since(began);
+    let mut took = None;
     loop {
         let next = within(deadline, async { Ok(reranking.next().await?) });
         match next.await {
-            Ok(true) => took = now().saturating_duration_since(began),
+            Ok(true) => took = Some(since_begin()),
             Ok(false) => break,
             Err(error) => {
                 note(&error, watch);
@@ -208,7 +212,7 @@ async fn gather(
     if read.iter().any(Option::is_none) {
         watch.lessen(StageStatus::Partial, why_it_ended(deadline));
     }
-    (read, took)
+    (read, took.unwrap_or_else(since_begin))
 }
 
 /// Notes what keeps the stage from reading more. That the time is up is no trouble: it is what the stage is made for.
@@ -220,19 +224,6 @@ fn note(error: &SearchError, watch: &mut StageWatch) {
         tracing::warn!(%error, "not all of the head is reranked");
     }
     watch.lessen(StageStatus::Partial, reason);
-}
-
-/// Notes which texts could not be had.
-fn note_texts(looked_up: &LookedUp, watch: &mut StageWatch) {
-    for (shard, _) in &looked_up.calls {
-        watch.ask(*shard);
-    }
-    if looked_up.unknown > 0 {
-        watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
-    }
-    if looked_up.oversized > 0 {
-        watch.lessen(StageStatus::Partial, StageReason::Size);
-    }
 }
 
 /// Puts equal scores of the head, whose passages these are, into the order of their document ids.

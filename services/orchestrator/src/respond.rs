@@ -104,7 +104,9 @@ impl Run<'_> {
             .enumerate()
             .partition(|(_, passage)| ranked.texts.contains_key(&passage.address));
         let (positions, unknown): (Vec<usize>, Vec<PassageRef>) = unknown.into_iter().unzip();
-        let mut looked_up = self.fetch(&unknown, wanted).await?;
+        let may_be_part = !self.plan.request.require_full_coverage;
+        let looked_up = self.fetch(&unknown, wanted).await;
+        let mut looked_up = looked_up.checked(may_be_part)?;
         let fetched = positions.into_iter().zip(looked_up.passages);
         let mut passages = vec![None; places.len()];
         for (position, passage) in fetched {
@@ -130,7 +132,7 @@ impl Run<'_> {
             let end = request.page_end().min(ranked.ranking.len());
             let places: Vec<usize> = (request.offset..end).collect();
             let looked_up = self.look_up(ranked, &places, Wanted::Texts).await?;
-            note_calls(&looked_up, watch);
+            note_times(&looked_up, watch);
             keep(&mut texts, &places, looked_up);
         }
         Ok(texts)
@@ -189,23 +191,18 @@ impl Run<'_> {
     }
 }
 
-/// Notes who was asked.
-fn note_calls(looked_up: &LookedUp, watch: &mut StageWatch) {
+/// Notes who was asked, and how long it took.
+fn note_times(looked_up: &LookedUp, watch: &mut StageWatch) {
     for (shard, timing) in &looked_up.calls {
         watch.ask(*shard);
         watch.time(*timing);
     }
 }
 
-/// Notes who was asked, and what cannot be shown.
+/// Notes who was asked, how long it took, and what cannot be shown.
 fn note(looked_up: &LookedUp, watch: &mut StageWatch) {
-    note_calls(looked_up, watch);
-    if looked_up.unknown > 0 {
-        watch.lessen(StageStatus::Partial, StageReason::DamagedSegment);
-    }
-    if looked_up.oversized > 0 {
-        watch.lessen(StageStatus::Partial, StageReason::Size);
-    }
+    note_times(looked_up, watch);
+    looked_up.note(watch);
 }
 
 /// Puts aside what was found at these places.

@@ -12,15 +12,20 @@ use crate::documents::PassageRef;
 use crate::encode::{ENCODE_STAGE, Outcome};
 use crate::error::{CallError, PlaceError, SearchError, Service};
 use crate::extent::Extent;
-use crate::funnel::{Run, StageWatch};
+use crate::funnel::{Run, StageWatch, within};
 use crate::placement::Holding;
 use crate::plan::Leg;
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use search_core::{
-    Candidate, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
+    Candidate, Deadline, ParsedQuery, Score, StageReason, StageReport, StageStatus, best_first,
 };
+use service_kit::now;
 use std::sync::{Arc, OnceLock};
 use tracing::Instrument;
+
+/// Of the time that a leg has, one part of so many is for putting together what its shards found.
+const PUT_TOGETHER_PART: u32 = 8;
 
 /// What the retrievers found.
 #[derive(Debug)]
@@ -34,6 +39,9 @@ pub(crate) struct Retrieved {
     pub(crate) extent: Extent,
 }
 
+/// How the encoding ended that a leg began with, for whoever gives the leg up.
+pub(crate) type EndedEncoding = (StageReport, Outcome);
+
 /// What one leg found, best first.
 #[derive(Debug)]
 pub(crate) struct LegList {
@@ -45,7 +53,7 @@ pub(crate) struct LegList {
 
 impl Retrieved {
     /// Notes that a leg is not waited for. If its query is not encoded yet, that is what it waits for.
-    fn give_up(&mut self, leg: Leg, encoding: Option<&StageReport>, watch: StageWatch) {
+    fn give_up(&mut self, leg: Leg, encoding: Option<&EndedEncoding>, watch: StageWatch) {
         let report = |stage: &str| {
             let mut watch = watch.clone();
             watch.report.stage = stage.to_owned();
@@ -53,9 +61,12 @@ impl Retrieved {
         };
         if leg == Leg::Dense {
             let encoding = encoding.cloned();
-            self.reports
-                .push(encoding.unwrap_or_else(|| report(ENCODE_STAGE)));
-            self.encoded = watch.report.reason.map(Err);
+            let (report, outcome) = match encoding {
+                Some((report, outcome)) => (report, Some(outcome)),
+                None => (report(ENCODE_STAGE), watch.report.reason.map(Err)),
+            };
+            self.reports.push(report);
+            self.encoded = outcome;
         }
         self.reports.push(report(leg.name()));
     }
@@ -155,11 +166,12 @@ impl<'a> Run<'a> {
     async fn leg(
         self,
         leg: Leg,
-        encoding: &OnceLock<StageReport>,
+        patience: Option<Deadline>,
+        encoding: &OnceLock<EndedEncoding>,
     ) -> Result<LegAnswer, SearchError> {
         let answer = match leg {
-            Leg::Sparse => self.sparse_leg().await,
-            Leg::Dense => self.dense_leg(encoding).await,
+            Leg::Sparse => self.sparse_leg(patience).await,
+            Leg::Dense => self.dense_leg(patience, encoding).await,
         };
         match answer.outcome {
             Err(error) if !error.may_degrade() || self.is_required(leg) => Err(error),
@@ -183,7 +195,7 @@ impl<'a> Run<'a> {
         leg == Leg::Sparse && self.plan.request.parsed.has_conditions()
     }
 
-    async fn sparse_leg(self) -> LegAnswer {
+    async fn sparse_leg(self, patience: Option<Deadline>) -> LegAnswer {
         let holding = &self.placement.documents;
         let query = &self.plan.request.query;
         let search = |shard, target| {
@@ -192,7 +204,9 @@ impl<'a> Run<'a> {
                 client.search(target, query, self.reach())
             })
         };
-        let (report, outcome) = self.search_shards(Leg::Sparse, holding, search).await;
+        let (report, outcome) = self
+            .search_shards(Leg::Sparse, patience, holding, search)
+            .await;
         LegAnswer {
             reports: vec![report],
             outcome,
@@ -200,17 +214,24 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn dense_leg(self, report: &OnceLock<StageReport>) -> LegAnswer {
+    async fn dense_leg(
+        self,
+        patience: Option<Deadline>,
+        ended: &OnceLock<EndedEncoding>,
+    ) -> LegAnswer {
         let holding = match self.placement.dense.holding() {
             Ok(holding) => holding,
             Err(reason) => return self.skipped_dense(reason),
         };
         let encoding = self.encoding_for_retrieval(&holding.fingerprints.encoder);
         let (encode_report, encoded) = self.encode(encoding, self.end_of_stages()).await;
-        // Whoever gives the leg up still tells how the encoder did.
-        let encode_report = report.get_or_init(|| encode_report).clone();
+        let encoded = encoded.map(Arc::new);
+        let outcome = encoded.as_ref().map(Arc::clone);
+        let outcome = outcome.map_err(SearchError::reason);
+        // Whoever gives the leg up still tells how the encoder did, and goes on with what it gave.
+        let (encode_report, _) = ended.get_or_init(|| (encode_report, outcome)).clone();
         let encoded = match encoded {
-            Ok(encoded) => Arc::new(encoded),
+            Ok(encoded) => encoded,
             Err(error) => {
                 let dense_report = self.not_run(StageStatus::Skipped, error.reason());
                 return LegAnswer {
@@ -227,7 +248,9 @@ impl<'a> Run<'a> {
                 client.search(target, query, self.reach())
             })
         };
-        let (report, outcome) = self.search_shards(Leg::Dense, holding, search).await;
+        let (report, outcome) = self
+            .search_shards(Leg::Dense, patience, holding, search)
+            .await;
         LegAnswer {
             reports: vec![encode_report, report],
             outcome,
@@ -264,6 +287,7 @@ impl<'a> Run<'a> {
     async fn search_shards<F>(
         self,
         leg: Leg,
+        patience: Option<Deadline>,
         holding: &Holding,
         search: impl Fn(u32, Target<'a>) -> F,
     ) -> (StageReport, Result<LegList, SearchError>)
@@ -271,6 +295,10 @@ impl<'a> Run<'a> {
         F: Future<Output = Result<Found, CallError>>,
     {
         let mut watch = self.begin(leg.name());
+        let service = match leg {
+            Leg::Sparse => Service::SparseRetriever,
+            Leg::Dense => Service::DenseRetriever,
+        };
         let shards = holding.shards();
         let deadline = self.end_of_stages();
         let span = tracing::info_span!(
@@ -295,7 +323,7 @@ impl<'a> Run<'a> {
             }
         });
         let gather = async {
-            let answers = join_all(calls).await;
+            let answers = Self::of_shards(service, patience, calls.collect()).await;
             watch.report.candidates_in = holding.passages;
             self.merge(leg, answers, &mut watch).await
         };
@@ -308,6 +336,32 @@ impl<'a> Run<'a> {
             Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
         }
         (watch.end(), outcome)
+    }
+
+    /// What the shards say. Once most of the time of the stage is over, those that are silent are not waited for if others have answered.
+    async fn of_shards(
+        service: Service,
+        patience: Option<Deadline>,
+        calls: Vec<impl Future<Output = Result<Found, CallError>>>,
+    ) -> Vec<Result<Found, CallError>> {
+        let mut answers: Vec<Option<Result<Found, CallError>>> =
+            calls.iter().map(|_| None).collect();
+        let mut waiting: FuturesUnordered<_> = calls
+            .into_iter()
+            .enumerate()
+            .map(|(shard, call)| async move { (shard, call.await) })
+            .collect();
+        let patience = patience.map(with_shards);
+        loop {
+            let has_some = answers.iter().flatten().any(Result::is_ok);
+            let next = async { Ok(waiting.next().await) };
+            match within(patience.filter(|_| has_some), next).await {
+                Ok(Some((shard, answer))) => answers[shard] = Some(answer),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let late = |answer: Option<_>| answer.unwrap_or_else(|| Err(CallError::late(service)));
+        answers.into_iter().map(late).collect()
     }
 
     /// One list of all shards that answered. Without any the leg fails; without some it is a part.
@@ -334,7 +388,7 @@ impl<'a> Run<'a> {
                 return Err(error);
             }
             tracing::warn!(stage = leg.name(), %error, "answering without a shard");
-            watch.lessen(StageStatus::Partial, reason_of_missing(&error));
+            watch.lessen(StageStatus::Partial, error.reason_of_shard());
         }
         let is_full = passages.len() >= self.plan.depth || !watch.all_answered();
         let passages = self.cut(passages).await?;
@@ -380,6 +434,12 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Less than the leg itself is waited for: what was found is put together in what is left.
+fn with_shards(patience: Deadline) -> Deadline {
+    let left = patience.remaining(now()).unwrap_or_default();
+    Deadline::new(patience.instant() - left / PUT_TOGETHER_PART)
+}
+
 fn take(found: Found, shard: u32, watch: &mut StageWatch) -> impl Iterator<Item = ScoredPassage> {
     watch.time(found.timing);
     if found.refused_segments > 0 {
@@ -387,12 +447,4 @@ fn take(found: Found, shard: u32, watch: &mut StageWatch) -> impl Iterator<Item 
     }
     let candidates = found.candidates.into_iter();
     candidates.map(move |candidate| ScoredPassage::new(candidate, shard))
-}
-
-/// Some shards answered and one did not: that is other news than a service that is gone.
-fn reason_of_missing(error: &SearchError) -> StageReason {
-    match error.reason() {
-        StageReason::Unavailable => StageReason::ShardMissing,
-        reason => reason,
-    }
 }

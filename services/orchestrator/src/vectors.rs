@@ -191,9 +191,11 @@ impl<'a> Run<'a> {
                 watch.lessen(StageStatus::Partial, why_it_ended(window.deadline));
             }
         }
-        // What failed, failed at once, and says nothing of what the work costs.
         if watch.all_answered() {
             cost.observe(own.iter().flatten().count() as f64, took);
+        } else {
+            // What failed at once says nothing of what the work costs; what was waited for in vain does.
+            cost.observe_broken_off(items, took);
         }
         own
     }

@@ -1,7 +1,7 @@
 //! How long the legs are waited for: until all of them have answered, the query turns out to need no more, or the time of the stage is up
 //! and there is something to go on with.
 
-use super::{LegAnswer, LegList, ScoredPassage};
+use super::{EndedEncoding, LegAnswer, LegList, ScoredPassage};
 use crate::error::SearchError;
 use crate::extent::Extent;
 use crate::funnel::{BudgetStage, Run, within};
@@ -44,14 +44,14 @@ impl Run<'_> {
     /// go on with. As long as there is not, the legs have all the time that the answer can spare.
     pub(super) async fn gather(
         self,
-        encoding: &OnceLock<StageReport>,
+        encoding: &OnceLock<EndedEncoding>,
     ) -> Result<Gathered, SearchError> {
         let patience = self.grant(BudgetStage::Retrieve).deadline();
         let extent = self.plan.extent;
         let legs = self.plan.legs().iter().enumerate();
         let mut waiting: FuturesUnordered<_> = legs
             .filter(|(_, leg)| extent.is_sparse_alone().is_none() || **leg == Leg::Sparse)
-            .map(|(place, leg)| async move { (place, self.leg(*leg, encoding).await) })
+            .map(|(place, leg)| async move { (place, self.leg(*leg, patience, encoding).await) })
             .collect();
         let mut gathered = Gathered {
             answers: self.plan.legs().iter().map(|_| None).collect(),

@@ -107,6 +107,24 @@ async fn a_completion_that_is_silent_is_a_part() {
     assert_eq!(ids(&answer).len(), 5);
 }
 
+/// There is time for the later stages; and nobody else can say which passages the query refuses.
+#[tokio::test(start_paused = true)]
+async fn a_completion_that_has_to_judge_is_waited_for() {
+    let (mesh, _reranker) = mesh_with_reranker(turned(), 5, 0.5).await;
+    mesh.change(|script| {
+        script.delays_ms.insert("sparse.score", 100);
+    });
+    let answer = mesh.ask(within("full", 400)).await.unwrap();
+    let partial = (StageStatus::Partial, StageReason::Deadline);
+    assert_eq!(outcome(&answer, "complete"), partial);
+    let strict = SearchRequest {
+        query: "+bone loss".to_owned(),
+        ..within("full", 400)
+    };
+    let answer = mesh.ask(strict).await.unwrap();
+    assert_eq!(outcome(&answer, "complete"), COMPLETE);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_call_outlives_the_budget_of_the_pipeline() {
     let mesh = mesh_with(small(), |raw| {

@@ -6,7 +6,7 @@ use crate::fakes::{
 use crate::rescoring::outcome;
 use crate::sharding::{many, sharded};
 use orchestrator::Peers;
-use search_core::Address;
+use search_core::{Address, shard_of};
 use search_proto::common::RefusedCollection;
 use search_proto::search::{self, StageReason, StageStatus};
 use std::collections::BTreeSet;
@@ -181,6 +181,61 @@ async fn a_shard_that_fails_makes_its_stage_a_part_or_the_answer_an_error() {
             assert_eq!(status.code(), code, "{pipeline}: {status}");
             assert!(status.message().contains("3 of 4 shards"), "{status}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_silent_costs_no_more_than_itself() {
+    let mesh = Mesh::start(sharded(&many(), 4)).await;
+    for (pipeline, call, leg) in [
+        ("hybrid", "dense.search", "dense"),
+        ("hybrid", "sparse.search", "sparse"),
+        ("dense", "dense.search", "dense"),
+    ] {
+        mesh.change(|script| script.hanging_on = vec![(call, 2)]);
+        let budget = search::SearchRequest {
+            budget_ms: Some(400),
+            ..request(pipeline)
+        };
+        let answer = mesh.ask(budget).await.unwrap();
+        let report = stage(&answer, leg);
+        let partial = (StageStatus::Partial, StageReason::Deadline);
+        assert_eq!((report.status(), report.reason()), partial, "{pipeline}");
+        assert_eq!((report.shards_asked, report.shards_answered), (4, 3));
+    }
+}
+
+/// Its documents cannot be shown; those of the others can.
+#[tokio::test]
+async fn a_shard_that_fails_at_the_end_costs_its_own_documents() {
+    let mesh = Mesh::start(sharded(&many(), 4)).await;
+    let whole = mesh.ask(request("hybrid")).await.unwrap();
+    let lost = shard_of(&whole.hits[0].id, 4);
+    for (code, reason) in [
+        (Code::Unavailable, StageReason::ShardMissing),
+        (Code::ResourceExhausted, StageReason::Overloaded),
+    ] {
+        let calls = ["sparse.fetch", "sparse.fetch_ids"];
+        mesh.change(|script| script.failures = calls.map(|call| (call, Some(lost), code)).into());
+        let answer = mesh.ask(request("hybrid")).await.unwrap();
+        assert!(answer.degraded);
+        assert_eq!(
+            answer.hits.len(),
+            whole.hits.len(),
+            "others take their places"
+        );
+        assert!(answer.hits.iter().all(|hit| shard_of(&hit.id, 4) != lost));
+        let fetch = stage(&answer, "fetch");
+        assert_eq!(
+            (fetch.status(), fetch.reason()),
+            (StageStatus::Partial, reason)
+        );
+        assert_eq!(fetch.shards_answered + 1, fetch.shards_asked);
+        let covered = search::SearchRequest {
+            require_full_coverage: true,
+            ..request("hybrid")
+        };
+        assert_eq!(mesh.ask(covered).await.unwrap_err().code(), code);
     }
 }
 
@@ -396,6 +451,8 @@ async fn load_is_not_taken_for_size() {
     });
     let status = mesh.ask(request("sparse")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
+    let pushback = status.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(pushback.unwrap(), "70", "as the retriever said");
     let log = &mesh.script.lock().unwrap().log;
     let fetches = log.iter().filter(|(call, _)| call == "sparse.fetch");
     assert_eq!(fetches.count(), 1);

@@ -329,6 +329,20 @@ async fn a_scorer_that_is_silent_leaves_time_for_the_answer() {
     }
 }
 
+/// The encoder gave the vectors of both at once, before the dense retriever was waited for in vain.
+#[tokio::test(start_paused = true)]
+async fn a_dense_retriever_that_is_silent_does_not_cost_the_tokens() {
+    let mesh = mesh(turned(), 5, 1.0).await;
+    mesh.change(|script| script.hanging = vec!["dense.search"]);
+    let budget = Duration::from_millis(400);
+    let answer = mesh.ask_within(request("colbert"), budget).await.unwrap();
+    let late = (StageStatus::Failed, StageReason::Deadline);
+    assert_eq!(outcome(&answer, "dense"), late);
+    let complete = (StageStatus::Complete, StageReason::Unspecified);
+    assert_eq!(outcome(&answer, "encode"), complete);
+    assert_eq!(outcome(&answer, STAGE), complete);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_short_time_is_kept_too() {
     // Three quarters of it, in whole milliseconds, leave one for the answer.

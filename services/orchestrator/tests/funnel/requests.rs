@@ -65,7 +65,21 @@ async fn bad_requests_name_the_field() {
         (
             "budget_ms",
             search::SearchRequest {
+                budget_ms: Some(0),
+                ..request("")
+            },
+        ),
+        (
+            "budget_ms",
+            search::SearchRequest {
                 budget_ms: Some(600_001),
+                ..request("")
+            },
+        ),
+        (
+            "routing",
+            search::SearchRequest {
+                routing: 99,
                 ..request("")
             },
         ),
