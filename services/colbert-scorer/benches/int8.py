@@ -1,4 +1,4 @@
-"""What rotating, cutting, pooling and coding token vectors costs: nDCG@10 of the blend, against f32 of full width.
+"""What cutting, pooling and coding token vectors costs: nDCG@10 of the blend, against f32 of full and of stored width.
 
     python services/colbert-scorer/benches/int8.py --finemesh target/release/finemesh --bundle BUNDLE \\
         --collection papers --queries papers/queries.jsonl --qrels papers/qrels/test.tsv
@@ -6,7 +6,8 @@
 Needs the trainer's packages, and a running mesh with a collection that has the stage colbert. For each judged query the
 first 100 documents of `hybrid` are scored twice by the passage that each is shown by: by the served codes, whose
 matches `search --explain` tells, and in f32 by the bundle's own graph. Both are blended with the scores of `hybrid` as
-the pipeline does it.
+the pipeline does it. With the collection's `token_rotation.bin` (in the folder of a snapshot) the codes are also
+compared with f32 vectors that were rotated and cut as theirs were: what is left then is the codes' own.
 """
 
 import argparse
@@ -42,22 +43,37 @@ def main() -> None:
     parser.add_argument("--pipeline", default="colbert", metavar="NAME")
     parser.add_argument("--queries", type=Path, required=True, metavar="FILE")
     parser.add_argument("--qrels", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--rotation", type=Path, metavar="FILE", help="token_rotation.bin of the collection")
     parser.add_argument("--limit", type=int, metavar="N", help="so many queries, drawn with a fixed seed")
     args = parser.parse_args()
     grades = read_grades(args.qrels)
     judged = [query for identifier, query in read_queries(args.queries).items() if identifier in grades]
     exact = ExactScorer(args.bundle)
-    heads, served, f32 = [], [], []
+    stored_width = read_rotation(args.rotation) if args.rotation else None
+    heads, served, f32, cut = [], [], [], []
     for query in drawn(judged, args.limit):
         hits = ask(args, query.text)
         if hits:
             heads.append(Head(query.query_id, query.text, grades[query.query_id], [document_of(hit) for hit in hits]))
             served.append(np.array([served_score(hit) for hit in hits]))
             f32.append(exact.scores(query.text, heads[-1].passages))
-    correlation = np.mean([spearman(*pair) for pair in zip(served, f32, strict=True)])
-    print(f"{args.collection}: {len(heads)} queries, Spearman {correlation:.4f}")
-    for weight in WEIGHTS:
-        print(row(heads, served, f32, weight), flush=True)
+            if stored_width is not None:
+                cut.append(exact.scores(query.text, heads[-1].passages, stored_width))
+    for name, reference in (("full width", f32), ("the stored width", cut)):
+        if reference:
+            correlation = np.mean([spearman(*pair) for pair in zip(served, reference, strict=True)])
+            print(f"{args.collection}: {len(heads)} queries, f32 of {name}, Spearman {correlation:.4f}")
+            for weight in WEIGHTS:
+                print(row(heads, served, reference, weight), flush=True)
+
+
+def read_rotation(file: Path) -> np.ndarray:
+    """The first columns, [width, stored dimensions]: as `vector_math::Rotation` writes it."""
+    content = file.read_bytes()
+    magic, (width, dimensions) = content[:8], np.frombuffer(content, "<u4", count=2, offset=8)
+    if magic != b"fmrot\0\0\1":
+        raise SystemExit(f"{file} is no rotation")
+    return np.frombuffer(content, "<f4", offset=24).reshape(width, width)[:, :dimensions]
 
 
 def row(heads: Sequence[Head], served: Scores, f32: Scores, weight: float) -> str:
@@ -109,10 +125,15 @@ class ExactScorer:
         self.inputs = {argument.name for argument in self.session.get_inputs()}
         self.vectors: dict[str, np.ndarray] = {}
 
-    def scores(self, query: str, passages: Iterable[str]) -> np.ndarray:
-        """One for each passage."""
-        tokens = self.tokens(query)
-        return np.array([(tokens @ self.tokens(passage).T).max(axis=1).sum() for passage in passages])
+    def scores(self, query: str, passages: Iterable[str], cut: np.ndarray | None = None) -> np.ndarray:
+        """One for each passage; of vectors that are cut by a rotation's first columns, if one is given."""
+
+        def tokens(text: str) -> np.ndarray:
+            vectors = self.tokens(text)
+            return vectors if cut is None else unit(vectors @ cut)
+
+        of_query = tokens(query)
+        return np.array([(of_query @ tokens(passage).T).max(axis=1).sum() for passage in passages])
 
     def tokens(self, text: str) -> np.ndarray:
         """[tokens, width], of unit length; each text is encoded once."""
@@ -121,8 +142,13 @@ class ExactScorer:
             given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
             feed = {name: value for name, value in given.items() if name in self.inputs}
             (vectors,) = self.session.run([self.description["outputs"]["tokens"]], feed)
-            self.vectors[text] = vectors[0] / np.linalg.norm(vectors[0], axis=1, keepdims=True)
+            self.vectors[text] = unit(vectors[0])
         return self.vectors[text]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Each of length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:

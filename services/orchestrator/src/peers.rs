@@ -199,7 +199,7 @@ impl Mesh {
         (!serving.is_empty()).then_some(serving)
     }
 
-    /// Whether stored documents could be reached once.
+    /// Whether stored documents can be reached.
     pub(crate) fn readiness(&self) -> &Readiness {
         &self.readiness
     }
