@@ -10,7 +10,7 @@ mod sparse;
 pub(crate) use colbert::{ColbertClient, Matched};
 pub(crate) use dense::DenseClient;
 pub(crate) use encoder::{EncoderClient, Task, Wish};
-pub(crate) use reranker::{ReadPassage, RerankerClient, Reranking};
+pub(crate) use reranker::{MAX_PASSAGE_BYTES, ReadPassage, RerankerClient, Reranking};
 pub(crate) use sparse::SparseClient;
 
 use crate::error::CallError;

@@ -11,7 +11,7 @@
 //! The stage adds to an answer that is there already, and never fails it: what it could not do is in its report, and what it did not
 //! read keeps its place.
 
-use crate::clients::{ReadPassage, Reranking};
+use crate::clients::{MAX_PASSAGE_BYTES, ReadPassage, Reranking};
 use crate::costs::{first_within, tokens_of_pair};
 use crate::documents::{MAX_ANSWER_BYTES, PassageRef, Wanted, readable};
 use crate::error::SearchError;
@@ -21,7 +21,6 @@ use crate::plan::{HeadPart, HeadStage};
 use crate::ranking::{LaterScores, Ranking};
 use crate::replicas::Open;
 use search_core::{Deadline, Grant, StageReason, StageStatus, micros};
-use search_proto::convert::MAX_PASSAGE_BYTES;
 use service_kit::now;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ use super::peer::{Peer, same_length};
 use crate::error::{CallError, Service};
 use crate::funnel::Reading;
 use search_core::{Deadline, FieldError, Score};
+pub(crate) use search_proto::convert::MAX_PASSAGE_BYTES;
 use search_proto::rerank;
 use search_proto::rerank::reranker_service_client::RerankerServiceClient;
 use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
