@@ -254,7 +254,7 @@ impl Batcher {
                 job_texts: texts,
                 limit_texts,
                 retry_after: (texts <= limit_texts)
-                    .then(|| state.time_to_empty(criticality.places(limit_texts), texts)),
+                    .then(|| state.time_until_free(criticality.places(limit_texts), texts)),
             });
         }
         state.admitted_texts += texts;
@@ -375,7 +375,7 @@ impl State {
     }
 
     /// How long until so many texts find that many places, if they come first then.
-    fn time_to_empty(&self, places: usize, texts: usize) -> Duration {
+    fn time_until_free(&self, places: usize, texts: usize) -> Duration {
         let missing = (self.admitted_texts + texts).saturating_sub(places);
         let part = missing as f64 / self.admitted_texts.max(1) as f64;
         let all = self.cost.wait(self.load_before(Priority::Bulk));

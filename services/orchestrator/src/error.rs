@@ -150,9 +150,7 @@ impl SearchError {
             _ => StageReason::ShardMissing,
         }
     }
-}
 
-impl SearchError {
     /// The word for a shard that was lost while others answered: that is other news than a service that is gone.
     pub(crate) fn reason_of_shard(&self) -> StageReason {
         match self.reason() {

@@ -40,7 +40,7 @@ pub(crate) struct Retrieved {
 }
 
 /// How the encoding ended that a leg began with, for whoever gives the leg up.
-pub(crate) type EndedEncoding = (StageReport, Outcome);
+type EndedEncoding = (StageReport, Outcome);
 
 /// What one leg found, best first.
 #[derive(Debug)]
@@ -323,7 +323,7 @@ impl<'a> Run<'a> {
             }
         });
         let gather = async {
-            let answers = Self::of_shards(service, patience, calls.collect()).await;
+            let answers = of_shards(service, patience, calls.collect()).await;
             watch.report.candidates_in = holding.passages;
             self.merge(leg, answers, &mut watch).await
         };
@@ -336,32 +336,6 @@ impl<'a> Run<'a> {
             Err(error) => watch.lessen(StageStatus::Failed, error.reason()),
         }
         (watch.end(), outcome)
-    }
-
-    /// What the shards say. Once most of the time of the stage is over, those that are silent are not waited for if others have answered.
-    async fn of_shards(
-        service: Service,
-        patience: Option<Deadline>,
-        calls: Vec<impl Future<Output = Result<Found, CallError>>>,
-    ) -> Vec<Result<Found, CallError>> {
-        let mut answers: Vec<Option<Result<Found, CallError>>> =
-            calls.iter().map(|_| None).collect();
-        let mut waiting: FuturesUnordered<_> = calls
-            .into_iter()
-            .enumerate()
-            .map(|(shard, call)| async move { (shard, call.await) })
-            .collect();
-        let patience = patience.map(with_shards);
-        loop {
-            let has_some = answers.iter().flatten().any(Result::is_ok);
-            let next = async { Ok(waiting.next().await) };
-            match within(patience.filter(|_| has_some), next).await {
-                Ok(Some((shard, answer))) => answers[shard] = Some(answer),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        let late = |answer: Option<_>| answer.unwrap_or_else(|| Err(CallError::late(service)));
-        answers.into_iter().map(late).collect()
     }
 
     /// One list of all shards that answered. Without any the leg fails; without some it is a part.
@@ -434,8 +408,33 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What the shards say. Once most of the time of the stage is over, those that are silent are not waited for if others have answered.
+async fn of_shards(
+    service: Service,
+    patience: Option<Deadline>,
+    calls: Vec<impl Future<Output = Result<Found, CallError>>>,
+) -> Vec<Result<Found, CallError>> {
+    let mut answers: Vec<Option<Result<Found, CallError>>> = calls.iter().map(|_| None).collect();
+    let mut waiting: FuturesUnordered<_> = calls
+        .into_iter()
+        .enumerate()
+        .map(|(shard, call)| async move { (shard, call.await) })
+        .collect();
+    let patience = patience.map(patience_with_shards);
+    loop {
+        let has_some = answers.iter().flatten().any(Result::is_ok);
+        let next = async { Ok(waiting.next().await) };
+        match within(patience.filter(|_| has_some), next).await {
+            Ok(Some((shard, answer))) => answers[shard] = Some(answer),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let late = |answer: Option<_>| answer.unwrap_or_else(|| Err(CallError::late(service)));
+    answers.into_iter().map(late).collect()
+}
+
 /// Less than the leg itself is waited for: what was found is put together in what is left.
-fn with_shards(patience: Deadline) -> Deadline {
+fn patience_with_shards(patience: Deadline) -> Deadline {
     let left = patience.remaining(now()).unwrap_or_default();
     Deadline::new(patience.instant() - left / PUT_TOGETHER_PART)
 }

@@ -150,12 +150,17 @@ impl Roster {
         Some(if cost(other) < cost(one) { other } else { one })
     }
 
+    /// Those of the holders that there are, but for one.
+    fn known(&self, holders: &[usize], except: Option<usize>) -> impl Iterator<Item = usize> {
+        let is_known =
+            move |position: &usize| *position < self.standings.len() && Some(*position) != except;
+        holders.iter().copied().filter(is_known)
+    }
+
     /// Those who are not left out. Where these are less than half it is all of them: so many cannot be outliers, and the rest could not
     /// bear the load.
     fn admitted(&self, holders: &[usize], except: Option<usize>, now: Instant) -> Vec<usize> {
-        let there =
-            |position: &usize| *position < self.standings.len() && Some(*position) != except;
-        let holders = holders.iter().copied().filter(there);
+        let holders = self.known(holders, except);
         let (out, admitted): (Vec<usize>, Vec<usize>) =
             holders.partition(|position| self.standing(*position).is_out(now));
         if admitted.len() < out.len() {
@@ -203,9 +208,7 @@ impl Roster {
         if took <= LEAST_OUTLIER {
             return false;
         }
-        let others = call.holders.iter().copied();
-        let others =
-            others.filter(|other| *other != call.position && *other < self.standings.len());
+        let others = self.known(&call.holders, Some(call.position));
         let latencies = others.filter_map(|other| self.standing(other).trusted_latency(now));
         let typical = lower_median(latencies.collect());
         typical.is_some_and(|typical| took.as_secs_f64() > OUTLIER_FACTOR * typical)
