@@ -1,6 +1,7 @@
 //! One ONNX Runtime session over a bundle's graph: token ids in, the graph's outputs as they are.
 
 use std::path::{Path, PathBuf};
+use std::sync::RwLockReadGuard;
 use std::time::{Duration, Instant};
 
 use ort::session::builder::GraphOptimizationLevel;
@@ -10,7 +11,7 @@ use ort::session::{
 use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 
 use crate::bundle::{BundleError, MODEL_FILE};
-use crate::runtime::{OnnxRuntime, RuntimeError};
+use crate::runtime::{self, OnnxRuntime, RuntimeError};
 use crate::tokenizer::TokenIds;
 
 /// Why a batch failed.
@@ -99,6 +100,8 @@ pub(crate) struct BatchOutputs<'a> {
     pub(crate) tokens: usize,
     /// Time inside the runtime.
     pub(crate) model_time: Duration,
+    /// After the values, which are the runtime's.
+    _inside: RwLockReadGuard<'static, ()>,
 }
 
 impl OnnxGraph {
@@ -194,12 +197,14 @@ impl OnnxGraph {
             };
             values.push(TensorRef::from_array_view((shape, cells.as_slice()))?.into());
         }
+        let inside = runtime::enter();
         let started = Instant::now();
         let values = self.session.run_with_options(values.as_slice(), outputs)?;
         Ok(BatchOutputs {
             values,
             tokens,
             model_time: started.elapsed(),
+            _inside: inside,
         })
     }
 
@@ -235,12 +240,13 @@ pub(crate) fn output_shapes(
 
 /// One intra-op thread: as many sessions as cores give the same throughput as one session over all cores, a batch
 /// does not wait for the slowest of several threads, and nothing spins beside the other services of a process.
-fn open_session(runtime: &OnnxRuntime, file: &Path) -> Result<Session, LoadError> {
+fn open_session(onnx_runtime: &OnnxRuntime, file: &Path) -> Result<Session, LoadError> {
     let failed = |cause: ort::Error| LoadError::Graph {
         file: file.to_owned(),
         cause,
     };
-    runtime
+    let _inside = runtime::enter();
+    onnx_runtime
         .session_builder()?
         .with_optimization_level(GraphOptimizationLevel::Level3)
         .map_err(ort::Error::from)

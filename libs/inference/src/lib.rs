@@ -47,5 +47,5 @@ pub use golden::GoldenError;
 pub use graph::LoadError;
 pub use make::{Made, MakeError, MakeOptions, make_bundle};
 pub use pair::{CrossEncoderInfo, Pair, PairLogits, ReadPairs, ScoreError, ScorePairs};
-pub use runtime::{ExecutionProvider, OnnxRuntime, RuntimeError};
+pub use runtime::{ExecutionProvider, OnnxRuntime, RuntimeError, leave_for_good};
 pub use split::split_passages;

@@ -1,7 +1,7 @@
 //! ONNX Runtime, loaded once per process, and what it computes on.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider as _};
@@ -11,6 +11,22 @@ use serde::{Deserialize, Serialize};
 
 /// The one runtime of this process: ONNX Runtime allows a single environment, and it must outlive every session.
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// Held shared by whoever is inside the runtime, and alone by the end of the process.
+static INSIDE: RwLock<()> = RwLock::new(());
+
+/// Waits for the batches that are being computed, and lets no other begin: what wants to be computed then waits for ever.
+///
+/// For the end of a process, which tears the runtime's library down under a thread that is inside it.
+pub fn leave_for_good() {
+    let alone = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
+    std::mem::forget(alone);
+}
+
+/// To be held while the runtime works.
+pub(crate) fn enter() -> RwLockReadGuard<'static, ()> {
+    INSIDE.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Loaded {
     library: PathBuf,

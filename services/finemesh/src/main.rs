@@ -62,6 +62,7 @@ fn run(cli: Cli) -> Result<()> {
     })?;
     let outcome = runtime.block_on(dispatch(cli.command, &cli.global, &config));
     telemetry.shutdown();
+    inference::leave_for_good();
     // The process ends now. Dropping the runtime would wait for a thread that still reads standard input, and would
     // cancel looks at the store in the middle, which would then be logged as errors.
     std::mem::forget(runtime);
