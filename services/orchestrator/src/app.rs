@@ -27,7 +27,7 @@ impl App {
     /// Starts to ask the peers what they hold; ready once stored documents can be reached. Must be called inside the runtime.
     #[must_use]
     pub fn start(config: Config, peers: Peers) -> Arc<Self> {
-        let mesh = Arc::new(Mesh::new(peers));
+        let mesh = Arc::new(Mesh::new(peers, config.prior_costs));
         let (followed, interval) = (Arc::clone(&mesh), config.describe_interval);
         let following = tokio::spawn(async move { followed.follow(interval).await });
         Arc::new(Self {

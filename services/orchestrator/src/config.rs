@@ -1,12 +1,15 @@
-//! Settings of the orchestrator: its pipelines, and how often it asks who holds what.
+//! Settings of the orchestrator: its pipelines, what their stages are reckoned to cost, and how often it asks who holds what.
 
 mod pipeline;
+mod prior_costs;
 
 pub(crate) use pipeline::{MAX_BUDGET_MS, RANK_CONSTANTS};
 pub use pipeline::{
     RawFusion, RawHeadPart, RawMethod, RawPipeline, RawRequired, RawRouting, RawStage,
 };
+pub use prior_costs::{RawCost, RawPriorCosts};
 
+use crate::costs::PriorCosts;
 use crate::plan::{HeadStage, Pipelines};
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
@@ -27,6 +30,8 @@ pub struct RawConfig {
     pub default_pipeline: String,
     /// Milliseconds between two looks at what the replicas hold.
     pub describe_interval_ms: u64,
+    /// What the stages of the head are reckoned to cost until it is learnt from answers.
+    pub prior_costs: RawPriorCosts,
     /// Pipelines by name. `sparse`, `dense`, `hybrid`, `colbert` and `full` are built in and can be changed.
     pub pipelines: BTreeMap<String, RawPipeline>,
 }
@@ -57,6 +62,7 @@ impl Default for RawConfig {
         Self {
             default_pipeline: "hybrid".to_owned(),
             describe_interval_ms: DEFAULT_DESCRIBE_INTERVAL_MS,
+            prior_costs: RawPriorCosts::default(),
             pipelines: built_in
                 .map(|(name, pipeline)| (name.to_owned(), pipeline))
                 .into(),
@@ -69,6 +75,7 @@ impl Default for RawConfig {
 pub struct Config {
     pub(crate) pipelines: Pipelines,
     pub(crate) describe_interval: Duration,
+    pub(crate) prior_costs: PriorCosts,
 }
 
 impl Default for Config {
@@ -91,6 +98,8 @@ impl RawConfig {
             format!("{path}.default_pipeline"),
             || format!("{:?} is not one of the pipelines", self.default_pipeline),
         );
+        self.prior_costs
+            .check(&format!("{path}.prior_costs"), problems);
         for (name, pipeline) in &self.pipelines {
             pipeline.check(&format!("{path}.pipelines.{name}"), problems);
         }
@@ -105,6 +114,7 @@ impl RawConfig {
                 default: self.default_pipeline,
             },
             describe_interval: Duration::from_millis(self.describe_interval_ms),
+            prior_costs: self.prior_costs.build(),
         }
     }
 }
@@ -133,6 +143,11 @@ mod tests {
             default_pipeline: "best".to_owned(),
             describe_interval_ms: 0,
             ..RawConfig::default()
+        };
+        raw.prior_costs.late_interaction.item_us = 0.0;
+        raw.prior_costs.rerank = RawCost {
+            call_us: f64::NAN,
+            item_us: f64::INFINITY,
         };
         let fusion = RawFusion {
             alpha: f64::NAN,
@@ -190,6 +205,9 @@ mod tests {
         let expected = [
             "orchestrator.describe_interval_ms",
             "orchestrator.default_pipeline",
+            "orchestrator.prior_costs.late_interaction.item_us",
+            "orchestrator.prior_costs.rerank.call_us",
+            "orchestrator.prior_costs.rerank.item_us",
             "orchestrator.pipelines.deep.rescore.window",
             "orchestrator.pipelines.deep.rescore.weight",
             "orchestrator.pipelines.deep.rerank.window",

@@ -30,15 +30,21 @@ pub(crate) struct StageCost {
     gauge: CostGauge,
 }
 
+/// What is reckoned with as long as nothing is learnt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PriorCosts {
+    pub(crate) rescore: CostPrior,
+    pub(crate) late_interaction: CostPrior,
+    pub(crate) rerank: CostPrior,
+}
+
 impl Costs {
-    /// What is measured on two cores, before anything is learnt.
-    pub(crate) fn new() -> Self {
-        let vectors =
-            |stage, per_item_us| StageCost::new(HeadStage::Vectors(stage), 500, per_item_us);
+    pub(crate) fn new(prior: PriorCosts) -> Self {
+        let vectors = |stage, prior| StageCost::new(HeadStage::Vectors(stage), prior);
         Self {
-            rescore: vectors(VectorStage::Rescore, 2),
-            late_interaction: vectors(VectorStage::LateInteraction, 10),
-            rerank: StageCost::new(HeadStage::Rerank, 3000, 50),
+            rescore: vectors(VectorStage::Rescore, prior.rescore),
+            late_interaction: vectors(VectorStage::LateInteraction, prior.late_interaction),
+            rerank: StageCost::new(HeadStage::Rerank, prior.rerank),
         }
     }
 
@@ -52,14 +58,12 @@ impl Costs {
 }
 
 impl StageCost {
-    fn new(stage: HeadStage, fixed_us: u64, per_item_us: u64) -> Self {
-        let prior = CostPrior {
-            fixed: Duration::from_micros(fixed_us),
-            per_item: Duration::from_micros(per_item_us),
-        };
+    fn new(stage: HeadStage, prior: CostPrior) -> Self {
+        let gauge = CostGauge::new(stage);
+        gauge.set(prior.fixed, prior.per_item);
         Self {
             model: Mutex::new(CostModel::new(prior)),
-            gauge: CostGauge::new(stage),
+            gauge,
         }
     }
 
@@ -122,7 +126,11 @@ mod tests {
 
     #[test]
     fn what_was_broken_off_counts_where_it_is_news() {
-        let cost = StageCost::new(HeadStage::Rerank, 1000, 100);
+        let prior = CostPrior {
+            fixed: Duration::from_millis(1),
+            per_item: Duration::from_micros(100),
+        };
+        let cost = StageCost::new(HeadStage::Rerank, prior);
         let expected = cost.expected(50.0);
         cost.observe_broken_off(50.0, expected / 2);
         assert_eq!(cost.expected(50.0), expected);

@@ -44,7 +44,7 @@ mod vectors;
 
 pub use app::App;
 pub use config::{
-    Config, RawConfig, RawFusion, RawHeadPart, RawMethod, RawPipeline, RawRequired, RawRouting,
-    RawStage,
+    Config, RawConfig, RawCost, RawFusion, RawHeadPart, RawMethod, RawPipeline, RawPriorCosts,
+    RawRequired, RawRouting, RawStage,
 };
 pub use peers::Peers;

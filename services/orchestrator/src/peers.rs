@@ -3,7 +3,7 @@
 use crate::clients::{
     ColbertClient, DenseClient, Described, EncoderClient, RerankerClient, SparseClient,
 };
-use crate::costs::Costs;
+use crate::costs::{Costs, PriorCosts};
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{Placement, ReplicaState, ServiceView, View, Wants};
 use crate::replicas::Replicas;
@@ -14,9 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
 /// A replica that has not described itself in this time is not reachable: it takes microseconds.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A query waits so long for the news of a snapshot that it can do without.
+const LAG_PATIENCE: Duration = Duration::from_millis(50);
 
 /// A replica that was late at so many looks is gone; one that was late once may have had a busy moment, and keeps its holdings.
 const MAX_TIMES_LATE: u32 = 2;
@@ -122,11 +126,13 @@ pub(crate) struct Mesh {
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
     looks_begun: AtomicU64,
+    /// The view that still lacked a snapshot when a query had looked for it.
+    lagging: AtomicU64,
     readiness: Readiness,
 }
 
 impl Mesh {
-    pub(crate) fn new(peers: Peers) -> Self {
+    pub(crate) fn new(peers: Peers, prior_costs: PriorCosts) -> Self {
         let unasked = |service, replicas: &[MeshChannel]| {
             ServiceView::new(service, vec![ReplicaState::default(); replicas.len()])
         };
@@ -147,10 +153,11 @@ impl Mesh {
                 peers.cross_encoder,
                 RerankerClient::new,
             ),
-            costs: Costs::new(),
+            costs: Costs::new(prior_costs),
             view: watch::Sender::new(Arc::new(view)),
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),
+            lagging: AtomicU64::new(0),
             readiness: Readiness::starting(),
         }
     }
@@ -219,18 +226,35 @@ impl Mesh {
         wants: Wants<'_>,
     ) -> Result<Placement, PlaceError> {
         let view = self.view();
-        let placed = view.place(collection, wants);
-        let lags = match &placed {
-            Ok(placement) => placement.lags(),
-            Err(error) => matches!(
-                error,
-                PlaceError::UnknownCollection(_) | PlaceError::Refused(_)
-            ),
-        };
-        if view.generation > 0 && !lags {
-            return placed;
+        if view.generation == 0 {
+            return self.place_fresh(collection, wants).await;
         }
-        self.place_fresh(collection, wants).await
+        let placed = view.place(collection, wants);
+        match &placed {
+            Ok(placement) if placement.lags() => self.place_later(&view, collection, wants).await,
+            Err(PlaceError::UnknownCollection(_) | PlaceError::Refused(_)) => {
+                self.place_fresh(collection, wants).await
+            }
+            Ok(_) | Err(_) => placed,
+        }
+    }
+
+    /// Where a plan runs that can do without what a service lacks. It is asked for once in a view, and not for long: a service may lack
+    /// it for hours.
+    async fn place_later(
+        &self,
+        view: &View,
+        collection: &CollectionName,
+        wants: Wants<'_>,
+    ) -> Result<Placement, PlaceError> {
+        if self.lagging.load(Ordering::Relaxed) != view.generation {
+            let looked = timeout(LAG_PATIENCE, self.look()).await;
+            let now_known = self.view();
+            let lagging = looked.map_or(view.generation, |()| now_known.generation);
+            self.lagging.store(lagging, Ordering::Relaxed);
+            return now_known.place(collection, wants);
+        }
+        view.place(collection, wants)
     }
 
     /// Where a plan runs by a new look, when what was known is out of date.

@@ -4,10 +4,12 @@ use crate::fakes::{
     Fake, Mesh, Script, config, dense, encoder, ids, request, small, sparse, stage,
 };
 use crate::reranker::{Reranker, Then};
-use crate::reranking::{PLAIN, mesh as mesh_with_reranker, peers, set_rerank, turned};
+use crate::reranking::{
+    PLAIN, mesh as mesh_with_reranker, mesh_with as reranking_with, peers, set_rerank, turned,
+};
 use crate::rescoring::outcome;
 use crate::sharding::{many, sharded};
-use orchestrator::{Peers, RawConfig, RawRequired};
+use orchestrator::{Peers, RawConfig, RawCost, RawRequired};
 use search_proto::search::{ScoreScale, SearchRequest, SearchResponse, StageReason, StageStatus};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -178,6 +180,28 @@ async fn a_stage_gets_as_many_candidates_as_its_cost_leaves_time_for() {
     assert_eq!(call.passages.len(), 3);
     assert_eq!(stage(&answer, "rerank").candidates_in, 3);
     assert_eq!(stage(&answer, "rerank").candidates_out, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_anything_is_learnt_a_stage_costs_what_is_configured() {
+    let long = Script {
+        text_bytes: Some(400),
+        ..turned()
+    };
+    let (mesh, reranker) = reranking_with(long, |raw| {
+        set_rerank(raw, 5, 1.0);
+        raw.prior_costs.rerank = RawCost {
+            call_us: 100_000.0,
+            item_us: 1000.0,
+        };
+    })
+    .await;
+    let answer = mesh.ask(within("full", 400)).await.unwrap();
+    let [(call, _)] = reranker.calls().try_into().unwrap();
+    // 350 ms, of which the call takes 100, and each document of about 100 tokens 100.
+    assert_eq!(call.passages.len(), 2);
+    let expected_us = stage(&answer, "rerank").expected_us;
+    assert!((290_000..=310_000).contains(&expected_us), "{expected_us}");
 }
 
 #[tokio::test(start_paused = true)]

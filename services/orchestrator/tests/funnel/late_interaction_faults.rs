@@ -17,6 +17,7 @@ use search_proto::encoder::EncodeResponse;
 use search_proto::search::{self, StageReason, StageStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 use tonic::Code;
 
 const STAGE: &str = "late_interaction";
@@ -95,6 +96,31 @@ async fn a_fresh_commit_is_found_on_demand() {
     mesh.change(|script| script.colbert_held = vec![1]);
     let answer = mesh.ask(plainly("colbert")).await.unwrap();
     assert_eq!((ids(&answer)[0], answer.degraded), ("b", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lacking_for_long_is_looked_for_once_and_not_waited_for() {
+    let mut script = turned();
+    script.colbert_held.clear();
+    let mesh = mesh(script, 3, 1.0).await;
+    let looks = || mesh.script.lock().unwrap().describes;
+    let lacking = (StageStatus::Skipped, StageReason::SnapshotMissing);
+    mesh.ask(plainly("colbert")).await.unwrap();
+    let before = looks();
+    for _ in 0..10 {
+        let answer = mesh.ask(plainly("colbert")).await.unwrap();
+        assert_eq!(outcome(&answer, STAGE), lacking);
+    }
+    assert_eq!(looks(), before);
+
+    mesh.app.poke().await;
+    mesh.change(|script| script.hanging = vec!["colbert.describe"]);
+    for patience_ms in [60, 10] {
+        let began = Instant::now();
+        let answer = mesh.ask(plainly("colbert")).await.unwrap();
+        assert_eq!(outcome(&answer, STAGE), lacking);
+        assert!(began.elapsed() < Duration::from_millis(patience_ms));
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,10 @@ pub(crate) fn peers(fake: Fake, reranker: &Reranker) -> Peers {
     }
 }
 
-async fn mesh_with(script: Script, change: impl FnOnce(&mut RawConfig)) -> (Mesh, Reranker) {
+pub(crate) async fn mesh_with(
+    script: Script,
+    change: impl FnOnce(&mut RawConfig),
+) -> (Mesh, Reranker) {
     let mut reranker = None;
     let mesh = Mesh::with_config(script, config(1000, change), |fake| {
         let reranker = reranker.insert(Reranker::new(&fake));

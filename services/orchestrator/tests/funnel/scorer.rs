@@ -97,6 +97,9 @@ impl ColbertScorerService for Fake {
         &self,
         _: Request<common::DescribeRequest>,
     ) -> Result<Response<common::DescribeResponse>, Status> {
+        if self.read(|script| script.hanging.contains(&"colbert.describe")) {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(self.read(|script| {
             let mut described = script.described(&script.colbert_held);
             for held in &mut described.snapshots {
