@@ -29,7 +29,7 @@ pub use criticality::Criticality;
 pub use deadline::Deadline;
 pub use error::{ErrorKind, FieldError};
 pub use filter::{Bound, Filter, Value};
-pub use held::{HeldSnapshot, RefusedCollection, RefusedSegment};
+pub use held::{HeldSnapshot, RefusedCollection, RefusedSegment, ShardSelection};
 pub use latency_curve::LatencyCurve;
 pub use query::{Clause, Occur, ParsedQuery, QueryError};
 pub use report::{StageReason, StageReport, StageStatus, micros};

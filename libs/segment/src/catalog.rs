@@ -5,14 +5,16 @@
 //! failure that may pass (the object store is away) leaves what is served as it is, until the next refresh.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use search_core::{CollectionName, HeldSnapshot, RefusedCollection, RefusedSegment, SnapshotId};
+use search_core::{
+    CollectionName, HeldSnapshot, RefusedCollection, RefusedSegment, ShardSelection, SnapshotId,
+};
 use tokio::{
     sync::{Mutex, Notify},
     task::{JoinHandle, spawn_blocking},
@@ -106,42 +108,6 @@ fn read_rotation(file: &Path) -> Result<Rotation, SegmentError> {
     let damaged =
         |error: VectorError| SegmentError::damaged(file.display().to_string(), error.to_string());
     Rotation::from_bytes(&bytes).map_err(damaged)
-}
-
-/// The shards that a replica serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ShardSelection {
-    /// All of every collection.
-    All,
-    /// These; collections that have none of them are not held.
-    Only(Vec<u32>),
-}
-
-impl From<Vec<u32>> for ShardSelection {
-    /// No shards mean all.
-    fn from(shards: Vec<u32>) -> Self {
-        match shards.is_empty() {
-            true => Self::All,
-            false => Self::Only(shards),
-        }
-    }
-}
-
-impl ShardSelection {
-    /// The selected ones of `shards` shards, ascending.
-    fn of(&self, shards: u32) -> Vec<u32> {
-        match self {
-            Self::All => (0..shards).collect(),
-            Self::Only(only) => {
-                let below: BTreeSet<u32> = only
-                    .iter()
-                    .copied()
-                    .filter(|&shard| shard < shards)
-                    .collect();
-                below.into_iter().collect()
-            }
-        }
-    }
 }
 
 /// What the last refresh could not do.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use search_core::ShardSelection;
 use serde::{Deserialize, Serialize};
 
 use crate::Problems;
@@ -22,6 +23,8 @@ const MAX_QUEUE: usize = 65_536;
 pub struct RawReplicaConfig {
     /// The shards to serve; empty: all.
     pub shards: Vec<u32>,
+    /// Of each collection the shard of this number modulo the number of its shards is served; none: what `shards` says.
+    pub ordinal: Option<u32>,
     /// Requests that are computed at once; 0: one for each core.
     pub compute_threads: usize,
     /// Requests that may wait for a compute thread; more are refused.
@@ -34,6 +37,7 @@ impl Default for RawReplicaConfig {
     fn default() -> Self {
         Self {
             shards: Vec::new(),
+            ordinal: None,
             compute_threads: 0,
             // At a few milliseconds each on a few threads, what waits longer than this is late anyway.
             compute_queue: 256,
@@ -45,8 +49,8 @@ impl Default for RawReplicaConfig {
 /// The checked section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaConfig {
-    /// The shards to serve; empty: all.
-    pub shards: Vec<u32>,
+    /// The shards to serve.
+    pub shards: ShardSelection,
     /// Requests that are computed at once, and threads for them.
     pub compute_threads: usize,
     /// Requests that may wait for a compute thread.
@@ -65,6 +69,11 @@ impl RawReplicaConfig {
         problems.require(shards_are_right, field("shards"), || {
             format!("must be different numbers, each less than {MAX_SHARDS}")
         });
+        problems.require(
+            self.ordinal.is_none() || self.shards.is_empty(),
+            field("ordinal"),
+            || "says which shards are served, and `shards` does; give one of them",
+        );
         problems.require(
             self.compute_threads <= MAX_COMPUTE_THREADS,
             field("compute_threads"),
@@ -89,8 +98,14 @@ impl RawReplicaConfig {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        let only = BTreeSet::from_iter(self.shards);
+        let shards = match self.ordinal {
+            Some(ordinal) => ShardSelection::Ordinal(ordinal),
+            None if only.is_empty() => ShardSelection::All,
+            None => ShardSelection::Only(only),
+        };
         ReplicaConfig {
-            shards: self.shards,
+            shards,
             compute_threads: threads.min(MAX_COMPUTE_THREADS),
             compute_queue: self.compute_queue,
             refresh_interval: Duration::from_millis(self.refresh_interval_ms),
@@ -113,6 +128,7 @@ mod tests {
         let mut problems = Problems::default();
         let raw = RawReplicaConfig {
             shards: vec![1, 1],
+            ordinal: Some(0),
             compute_threads: 5000,
             compute_queue: 100_000,
             refresh_interval_ms: 0,
@@ -126,6 +142,7 @@ mod tests {
             paths,
             [
                 "replica.shards",
+                "replica.ordinal",
                 "replica.compute_threads",
                 "replica.compute_queue",
                 "replica.refresh_interval_ms"

@@ -52,7 +52,7 @@ pub(crate) struct Found {
 impl App {
     /// Starts following the store. Must be called inside the runtime; the app is ready after its first look at the store.
     pub fn start(config: Config, store: Store) -> Result<Arc<Self>, StartError> {
-        let catalog = Catalog::new(store, DenseLoader, config.shards.into());
+        let catalog = Catalog::new(store, DenseLoader, config.shards);
         let (catalog, readiness) = (Arc::new(catalog), Readiness::starting());
         let listed = readiness.clone();
         let following = catalog.keep_following(config.refresh_interval, move || listed.set(true));

@@ -50,7 +50,7 @@ impl App {
     /// # Errors
     /// When the compute threads cannot be started.
     pub fn start(config: Config, store: Store) -> Result<Arc<Self>, StartError> {
-        let catalog = Catalog::new(store, SparseLoader, config.shards.into());
+        let catalog = Catalog::new(store, SparseLoader, config.shards);
         let (catalog, readiness) = (Arc::new(catalog), Readiness::starting());
         let listed = readiness.clone();
         let following = catalog.keep_following(config.refresh_interval, move || listed.set(true));

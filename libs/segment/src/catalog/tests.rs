@@ -358,7 +358,7 @@ async fn a_damaged_manifest_is_a_problem_and_changes_nothing() {
 
 #[tokio::test]
 async fn only_selected_shards_are_held() {
-    let mesh = mesh(ShardSelection::Only(vec![1, 5, 1]));
+    let mesh = mesh(ShardSelection::Only([1, 5].into()));
     let draft = Draft::after(&mesh.store, &empty(2)).await;
     draft
         .segment(0, &["a"])
@@ -395,7 +395,7 @@ async fn only_selected_shards_are_held() {
     let elsewhere = Catalog::new(
         mesh.store.clone(),
         Loader::default(),
-        ShardSelection::Only(vec![7]),
+        ShardSelection::Only([7].into()),
     );
     elsewhere.refresh().await;
     assert!(elsewhere.held().is_empty() && elsewhere.problems().is_empty());
