@@ -16,13 +16,13 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use load_metrics::{Counts, Dropped, Refused};
 use search_core::Criticality;
 use search_core::admission::{Load, Newcomer, QueueCost, Workshop};
 use tokio::sync::oneshot;
 
 use crate::encode::{EncodeError, Priority};
 use crate::graph::ModelError;
-use crate::metrics;
 use crate::model::{BatchModel, BatchVectors};
 use crate::tokenizer::TokenIds;
 
@@ -131,6 +131,7 @@ struct Shared {
     work_arrived: Condvar,
     limits: BatchLimits,
     counters: Counters,
+    counts: Counts,
 }
 
 struct State {
@@ -168,6 +169,7 @@ struct Job {
     with_token_vectors: bool,
     deadline: Option<Instant>,
     arrived: Instant,
+    counts: Counts,
     progress: Mutex<Progress>,
 }
 
@@ -225,6 +227,7 @@ impl Batcher {
             work_arrived,
             limits,
             counters,
+            counts: Counts::of("encoder"),
         });
         let spawn = |model| {
             let shared = Arc::clone(&shared);
@@ -248,7 +251,7 @@ impl Batcher {
         let is_beyond_share = queued_texts > 0 && is_beyond(criticality.places(limit_texts));
         if is_beyond(limit_texts) || is_beyond_share {
             add(&self.shared.counters.refused_jobs, 1);
-            metrics::refused("queue", criticality);
+            self.shared.counts.refused(Refused::Queue, criticality);
             return Err(EncodeError::QueueFull {
                 queued_texts,
                 job_texts: texts,
@@ -277,7 +280,9 @@ impl Batcher {
             drop(state);
             drop(admission);
             add(&self.shared.counters.refused_jobs, 1);
-            metrics::refused("deadline", job.criticality);
+            self.shared
+                .counts
+                .refused(Refused::Deadline, job.criticality);
             return Err(late);
         }
         let texts = job.rows.len();
@@ -294,6 +299,7 @@ impl Batcher {
             with_token_vectors: job.with_token_vectors,
             deadline: job.deadline,
             arrived: job.arrived,
+            counts: self.shared.counts.clone(),
             progress: Mutex::new(Progress {
                 open,
                 vectors,
@@ -574,13 +580,13 @@ impl Shared {
             self.count_abandoned(texts);
         } else {
             add(&self.counters.expired_texts, texts);
-            metrics::dropped("deadline", texts);
+            self.counts.dropped(Dropped::Deadline, texts as u64);
         }
     }
 
     fn count_abandoned(&self, texts: usize) {
         add(&self.counters.abandoned_texts, texts);
-        metrics::dropped("cancelled", texts);
+        self.counts.dropped(Dropped::Cancelled, texts as u64);
     }
 
     /// The oldest text of the first lane that has any, with its neighbours in length.
@@ -727,7 +733,10 @@ impl Job {
         drop(progress);
         vectors.queue = first_started.saturating_duration_since(self.arrived);
         vectors.compute = ended.saturating_duration_since(first_started);
-        metrics::waited(vectors.queue);
+        let budget = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(self.arrived));
+        self.counts.waited(vectors.queue, budget);
         self.settle(Ok(vectors));
     }
 

@@ -18,7 +18,6 @@ mod golden;
 mod graph;
 mod length_batches;
 mod make;
-mod metrics;
 mod model;
 mod pair;
 mod pair_golden;

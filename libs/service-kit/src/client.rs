@@ -1,25 +1,32 @@
-//! Channels to peers: connected when first used, over TCP or inside the process, with trace context and deadline on each call.
+//! Channels to peers: connected when first used, over TCP with TLS or without, or inside the process, with trace context and deadline on
+//! each call.
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::HeaderValue;
+use http::header::{AUTHORIZATION, InvalidHeaderValue};
 use hyper_util::rt::TokioIo;
 use search_core::{Deadline, ErrorKind};
 use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::around::{HttpRequest, HttpResponse, around};
 use crate::status::status;
+use crate::tls::{ClientTls, server_name};
 use crate::{criticality, deadline, trace};
 
 /// A peer in the same cluster answers a connect in a millisecond; one that has not in this time is gone.
@@ -48,20 +55,110 @@ pub struct InvalidAddress {
     cause: Option<tonic::transport::Error>,
 }
 
-impl MeshChannel {
-    /// A channel over TCP to `host:port` (or `http://host:port`). Connects when first used, and again after a failure.
-    /// Must be called inside the runtime.
+impl InvalidAddress {
+    pub(crate) fn new(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            cause: None,
+        }
+    }
+}
+
+/// Makes channels, all with TLS or none.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    tls: Option<ClientTls>,
+    authorization: Option<HeaderValue>,
+}
+
+impl Dialer {
+    /// Channels without TLS.
+    #[must_use]
+    pub const fn plaintext() -> Self {
+        Self {
+            tls: None,
+            authorization: None,
+        }
+    }
+
+    /// Channels with TLS: a peer's certificate has to be for the host of its address.
+    #[must_use]
+    pub const fn tls(tls: ClientTls) -> Self {
+        Self {
+            tls: Some(tls),
+            authorization: None,
+        }
+    }
+
+    /// Channels on which each call shows this key.
+    ///
+    /// # Errors
+    /// Where it is no header's value.
+    pub fn with_api_key(self, key: &str) -> Result<Self, InvalidHeaderValue> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {key}"))?;
+        authorization.set_sensitive(true);
+        Ok(Self {
+            authorization: Some(authorization),
+            ..self
+        })
+    }
+
+    /// A channel over TCP to `host:port` (or `http://host:port`). Connects when first used, and again after a failure. Must be called
+    /// inside the runtime.
     ///
     /// # Errors
     /// [`InvalidAddress`] when it is not of that form.
-    pub fn tcp(address: &str) -> Result<Self, InvalidAddress> {
-        let endpoint = endpoint(address)?
+    pub fn channel(&self, address: &str) -> Result<MeshChannel, InvalidAddress> {
+        let endpoint = endpoint(address)?;
+        let host = endpoint.uri().host().unwrap_or_default().to_owned();
+        Ok(self.over(address, endpoint, &host))
+    }
+
+    /// The same to one of the addresses that a host has.
+    pub(crate) fn channel_at(&self, address: SocketAddr, host: &str) -> MeshChannel {
+        let address = address.to_string();
+        let endpoint = endpoint(&address).expect("a socket address is host and port");
+        self.over(&address, endpoint, host)
+    }
+
+    fn over(&self, name: &str, endpoint: Endpoint, host: &str) -> MeshChannel {
+        let endpoint = endpoint
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self::over(address, endpoint.connect_lazy()))
+        let channel = match &self.tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => {
+                let (tls, host) = (tls.clone(), host.to_owned());
+                let connect = move |uri| connect_securely(uri, tls.clone(), host.clone());
+                endpoint.connect_with_connector_lazy(tower::service_fn(connect))
+            }
+        };
+        MeshChannel::over(name, channel, self.authorization.clone())
+    }
+}
+
+async fn connect_securely(
+    uri: Uri,
+    tls: ClientTls,
+    host: String,
+) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let address = uri.authority().map_or("", |authority| authority.as_str());
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let name = server_name(&host).map_err(io::Error::other)?;
+    Ok(TokioIo::new(tls.connector().connect(name, socket).await?))
+}
+
+impl MeshChannel {
+    /// A channel without TLS, as [`Dialer::channel`] makes it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tcp(address: &str) -> Result<Self, InvalidAddress> {
+        Dialer::plaintext().channel(address)
     }
 
     /// A channel whose connections `connect` makes.
@@ -72,14 +169,15 @@ impl MeshChannel {
         F: Future<Output = Result<TokioIo<DuplexStream>, io::Error>> + Send + 'static,
     {
         let endpoint = Endpoint::from_static("http://in-process");
-        Self::over(name, endpoint.connect_with_connector_lazy(connect))
+        Self::over(name, endpoint.connect_with_connector_lazy(connect), None)
     }
 
-    fn over(name: &str, channel: Channel) -> Self {
+    fn over(name: &str, channel: Channel, authorization: Option<HeaderValue>) -> Self {
         let name: Arc<str> = name.into();
         let peer = Peer {
             name: Arc::clone(&name),
             channel,
+            authorization,
         };
         let service = ServiceBuilder::new()
             // Outermost: the span covers the wait for a connection too, and records what the deadline layer answers.
@@ -163,6 +261,7 @@ fn endpoint(address: &str) -> Result<Endpoint, InvalidAddress> {
 struct Peer {
     name: Arc<str>,
     channel: Channel,
+    authorization: Option<HeaderValue>,
 }
 
 impl Service<HttpRequest> for Peer {
@@ -175,8 +274,12 @@ impl Service<HttpRequest> for Peer {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: HttpRequest) -> Self::Future {
+    fn call(&mut self, mut request: HttpRequest) -> Self::Future {
         let name = Arc::clone(&self.name);
+        if let Some(authorization) = &self.authorization {
+            let headers = request.headers_mut();
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
         let answer = self.channel.clone().oneshot(request);
         answer
             .map(move |answer| Ok(answer.unwrap_or_else(|error| broken(&name, &error))))

@@ -23,9 +23,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::criticality;
 use crate::deadline::now;
-use crate::metrics::{Counts, Refused, Waiting};
 use crate::status::Pushback;
 use crate::turns::{Turn, Turns};
+use load_metrics::{Counts, Dropped, Refused};
 
 /// Why work was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -251,9 +251,9 @@ impl ComputePool {
         E: From<ComputeError> + Send + 'static,
     {
         let place = self.admit(worth, deadline, criticality::current())?;
-        let arrival = Arrival::new(&self.counts);
+        let arrival = Arrival::new(deadline, &self.counts);
         let Some(turn) = self.turn(deadline).await else {
-            arrival.waiting.expired();
+            arrival.expire();
             return Err(ComputeError::DeadlineExceeded.into());
         };
         let wanted = StillWanted {
@@ -342,33 +342,53 @@ impl ComputePool {
     }
 }
 
-/// A request that waits, and since when.
+/// A request that waits, and since when. Dropped, it counts as cancelled, unless it was begun or its time was over.
 struct Arrival {
     at: Instant,
-    waiting: Waiting,
+    deadline: Option<Deadline>,
+    counts: Counts,
+    is_settled: bool,
 }
 
 impl Arrival {
-    fn new(counts: &Counts) -> Self {
+    fn new(deadline: Option<Deadline>, counts: &Counts) -> Self {
         Self {
             at: Instant::now(),
-            waiting: Waiting::new(counts),
+            deadline,
+            counts: counts.clone(),
+            is_settled: false,
         }
     }
 
     /// Ends the waiting: how long it was.
-    fn begin(self, wanted: &StillWanted) -> Result<Duration, ComputeError> {
+    fn begin(mut self, wanted: &StillWanted) -> Result<Duration, ComputeError> {
         match wanted.check() {
             Ok(()) => {
                 let waited = self.at.elapsed();
-                self.waiting.begun(waited);
+                let budget = self.deadline.map(|deadline| deadline.remaining(self.at));
+                self.is_settled = true;
+                self.counts
+                    .waited(waited, budget.map(Option::unwrap_or_default));
                 Ok(waited)
             }
             Err(ComputeError::DeadlineExceeded) => {
-                self.waiting.expired();
+                self.expire();
                 Err(ComputeError::DeadlineExceeded)
             }
             Err(gone) => Err(gone),
+        }
+    }
+
+    fn expire(mut self) {
+        self.is_settled = true;
+        self.counts.dropped(Dropped::Deadline, 1);
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.counts.dropped(Dropped::Cancelled, 1);
         }
     }
 }

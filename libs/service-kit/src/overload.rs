@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http::HeaderMap;
-use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use search_core::{Criticality, ErrorKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
@@ -23,8 +23,9 @@ use crate::criticality;
 use crate::deadline::now;
 use crate::guarded::{Guard, guarded};
 use crate::limit::{ConcurrencyLimit, Ended, places_of};
-use crate::metrics::{Counts, Refused};
+use crate::rpcs::methods;
 use crate::status::{Pushback, status, with_pushback};
+use load_metrics::{Counts, Refused};
 
 /// The limits of one server. Clones share them.
 #[derive(Debug, Clone)]
@@ -40,11 +41,12 @@ pub(crate) struct Overload {
 impl Overload {
     /// At most so many unary calls, and as many that stream.
     pub(crate) fn new(calls: usize, descriptors: &FileDescriptorSet) -> Self {
+        let streaming = methods(descriptors).filter(|(_, method)| is_streaming(method));
         Self {
             unary: Arc::new(Mutex::new(ConcurrencyLimit::new(calls))),
             streams: Arc::new(Semaphore::new(calls)),
             most_streams: calls,
-            streaming: Arc::new(descriptors.file.iter().flat_map(streaming_paths).collect()),
+            streaming: Arc::new(streaming.map(|(path, _)| path).collect()),
             counts: Counts::of("server"),
         }
     }
@@ -119,19 +121,8 @@ fn asks_how_it_is(path: &str) -> bool {
         || path.ends_with("/Describe")
 }
 
-/// `/package.Service/Method` of each method whose request or response is a stream.
-fn streaming_paths(file: &FileDescriptorProto) -> impl Iterator<Item = String> {
-    let of_package = match file.package() {
-        "" => String::new(),
-        package => format!("{package}."),
-    };
-    file.service.iter().flat_map(move |service| {
-        let of_service = format!("/{of_package}{}", service.name());
-        let methods = service.method.iter();
-        let streaming =
-            methods.filter(|method| method.client_streaming() || method.server_streaming());
-        streaming.map(move |method| format!("{of_service}/{}", method.name()))
-    })
+fn is_streaming(method: &MethodDescriptorProto) -> bool {
+    method.client_streaming() || method.server_streaming()
 }
 
 /// A call in flight.
@@ -169,7 +160,7 @@ impl Drop for Unary {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::{MethodDescriptorProto, ServiceDescriptorProto};
+    use prost_types::{FileDescriptorProto, ServiceDescriptorProto};
 
     use super::*;
 

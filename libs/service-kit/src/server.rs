@@ -16,15 +16,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::transport::server::{Connected, Server as TonicServer};
+use tonic::transport::server::Server as TonicServer;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
+use crate::access::Access;
 use crate::around::around;
 use crate::health::{Health, Watched, end_watch};
 use crate::overload::Overload;
 use crate::readiness::Readiness;
-use crate::transport::{Cuttable, InProcessListener, pipes, sockets};
+use crate::rpcs::Rpcs;
+use crate::tls::ServerTls;
+use crate::transport::{Accepted, Cuttable, InProcessListener, pipes, secured_sockets, sockets};
 use crate::{criticality, deadline, malformed, panics, trace};
 
 /// Largest message, in either direction. A thousand hits with their texts are 2 MiB, 65,536 addresses 0.5 MiB.
@@ -55,6 +58,15 @@ impl Default for ServerLimits {
             drain: Duration::from_secs(20),
         }
     }
+}
+
+/// Who can connect to a server, and what it asks of its callers. By default: anyone, for anything, without TLS.
+#[derive(Debug, Clone, Default)]
+pub struct Security {
+    /// None: plaintext.
+    pub tls: Option<ServerTls>,
+    /// Who may call what.
+    pub access: Access,
 }
 
 /// Why a server could not be built or went down.
@@ -124,6 +136,7 @@ impl ServerBuilder {
         Ok(Server {
             limits: self.limits,
             routes: routes.prepare(),
+            rpcs: Rpcs::new(&descriptors),
             overload: Overload::new(self.limits.calls, &descriptors),
             health: Health::new(reporter, self.watched),
         })
@@ -135,6 +148,7 @@ impl ServerBuilder {
 pub struct Server {
     limits: ServerLimits,
     routes: Routes,
+    rpcs: Rpcs,
     overload: Overload,
     health: Health,
 }
@@ -149,10 +163,34 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        self.serve_streams(sockets(listener), shutdown).await
+        self.serve_secured(listener, Security::default(), shutdown)
+            .await
     }
 
-    /// Serves in-process connections, as [`Server::serve`] does.
+    /// The same to those who may call.
+    ///
+    /// # Errors
+    /// When the transport fails.
+    pub async fn serve_secured(
+        self,
+        listener: TcpListener,
+        security: Security,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
+        let Security { tls, access } = security;
+        match tls {
+            Some(tls) => {
+                let connections = secured_sockets(listener, tls);
+                self.serve_streams(connections, access, shutdown).await
+            }
+            None => {
+                let connections = sockets(listener);
+                self.serve_streams(connections, access, shutdown).await
+            }
+        }
+    }
+
+    /// Serves in-process connections, as [`Server::serve`] does: the callers are parts of this process.
     ///
     /// # Errors
     /// When the transport fails.
@@ -161,16 +199,18 @@ impl Server {
         listener: InProcessListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        self.serve_streams(pipes(listener), shutdown).await
+        self.serve_streams(pipes(listener), Access::default(), shutdown)
+            .await
     }
 
     async fn serve_streams<T>(
         self,
-        connections: impl Stream<Item = io::Result<T>>,
+        connections: impl Stream<Item = io::Result<Accepted<T>>>,
+        access: Access,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError>
     where
-        T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.health.update().await;
         let health = self.health.clone();
@@ -186,7 +226,7 @@ impl Server {
             draining.cancel();
         };
         let cuttable = connections.map(|io| io.map(|io| Cuttable::new(io, cut.clone())));
-        let served = self.transport(cuttable, draining.clone(), signal);
+        let served = self.transport(cuttable, access, draining.clone(), signal);
         let bound = async {
             draining.cancelled().await;
             tokio::time::sleep(limits.drain).await;
@@ -204,14 +244,15 @@ impl Server {
     /// The layers, outermost first.
     async fn transport<T>(
         self,
-        connections: impl Stream<Item = io::Result<T>>,
+        connections: impl Stream<Item = io::Result<Cuttable<T>>>,
+        access: Access,
         draining: CancellationToken,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError>
     where
-        T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let overload = self.overload;
+        let (rpcs, overload) = (self.rpcs, self.overload);
         TonicServer::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             // A caller whose deadline passes resets its streams, many at once where many queries share a connection. By
@@ -221,6 +262,14 @@ impl Server {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             // Outermost: a call that is refused, late or panics has a span like any other.
             .layer(around(trace::serve))
+            // Refusals too.
+            .layer(around(move |request, rest| {
+                rpcs.clone().count(request, rest)
+            }))
+            // Before whoever may not call takes a place of those who may.
+            .layer(around(move |request, rest| {
+                access.clone().obey(request, rest)
+            }))
             // All that is done for a call is as critical as it says; the limits ask for it first.
             .layer(around(criticality::serve))
             // Before anything is spent on the call.

@@ -1,14 +1,17 @@
-//! Logs to stderr, and spans and metrics to an OTLP receiver where one is configured.
+//! Logs to stderr; spans and metrics to an OTLP receiver, and metrics for Prometheus, where they are configured.
+
+mod prometheus;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
@@ -22,6 +25,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::Problems;
+use crate::telemetry::prometheus::Endpoint;
 
 /// Spans leave at least this often.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +42,8 @@ pub struct TelemetryConfig {
     pub log: String,
     /// Where spans and metrics are sent by OTLP over gRPC, as in `http://collector:4317`. Unset: nowhere.
     pub otlp_endpoint: Option<String>,
+    /// IP address and port where Prometheus asks for metrics, at `/metrics`. Unset: nowhere.
+    pub prometheus_address: Option<String>,
 }
 
 impl Default for TelemetryConfig {
@@ -45,6 +51,7 @@ impl Default for TelemetryConfig {
         Self {
             log: "info".to_owned(),
             otlp_endpoint: None,
+            prometheus_address: None,
         }
     }
 }
@@ -63,6 +70,12 @@ impl TelemetryConfig {
                 format!("`{endpoint}` is not of the form http://host:port")
             });
         }
+        if let Some(address) = &self.prometheus_address {
+            let valid = address.parse::<SocketAddr>().is_ok();
+            problems.require(valid, format!("{path}.prometheus_address"), || {
+                format!("{address:?} is not an IP address and port")
+            });
+        }
     }
 }
 
@@ -78,6 +91,18 @@ pub enum TelemetryError {
     /// The exporter cannot be built.
     #[error("the OTLP exporter could not be built")]
     Exporter(#[from] ExporterBuildError),
+    /// Nobody can ask for metrics there.
+    #[error("telemetry.prometheus_address: cannot listen on {address}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// Metrics cannot be collected.
+    #[error("the metrics for Prometheus could not be started")]
+    Collect(#[from] OTelSdkError),
     /// Something in this process logs already.
     #[error("telemetry was started before")]
     Started(#[from] TryInitError),
@@ -97,17 +122,15 @@ impl Telemetry {
     /// See [`TelemetryError`].
     pub fn start(service: &str, config: &TelemetryConfig) -> Result<Self, TelemetryError> {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-        let export = match &config.otlp_endpoint {
-            Some(endpoint) => Some(Export::to(endpoint, service)?),
-            None => None,
-        };
+        let export = Export::start(service, config)?;
         let log = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             .with_filter(EnvFilter::try_new(&config.log)?);
-        let spans = export.as_ref().map(|export| {
+        let tracer = export.as_ref().and_then(Export::tracer);
+        let spans = tracer.map(|tracer| {
             tracing_opentelemetry::layer()
-                .with_tracer(export.tracer())
+                .with_tracer(tracer)
                 // Spans of the mesh are at this level; those of the transport below it would trace the export itself.
                 .with_filter(LevelFilter::INFO)
         });
@@ -136,40 +159,59 @@ impl Drop for Telemetry {
     }
 }
 
-/// The exporters on a runtime of their own: the last batch can be sent while the service's runtime is blocked or gone.
+/// What leaves the process, on a runtime of its own: the last batch can be sent, and metrics be asked for, while the service's runtime is
+/// blocked or gone.
 #[derive(Debug)]
 struct Export {
-    spans: SdkTracerProvider,
+    spans: Option<SdkTracerProvider>,
     metrics: SdkMeterProvider,
     runtime: Runtime,
 }
 
 impl Export {
-    fn to(endpoint: &str, service: &str) -> Result<Self, TelemetryError> {
+    /// None where nothing is to leave.
+    fn start(service: &str, config: &TelemetryConfig) -> Result<Option<Self>, TelemetryError> {
+        let otlp = config.otlp_endpoint.as_deref();
+        let endpoint = config.prometheus_address.as_deref().map(listen);
+        let endpoint = endpoint.transpose()?;
+        if otlp.is_none() && endpoint.is_none() {
+            return Ok(None);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .thread_name("otlp-export")
+            .thread_name("telemetry")
             .enable_all()
             .build()?;
         let resource = resource(service);
         let inside = runtime.enter();
-        let spans = spans_to(endpoint, resource.clone())?;
-        let metrics = metrics_to(endpoint, resource)?;
+        let spans = otlp.map(|receiver| spans_to(receiver, resource.clone()));
+        let mut metrics = SdkMeterProvider::builder().with_resource(resource);
+        if let Some(receiver) = otlp {
+            metrics = metrics.with_reader(metrics_to(receiver)?);
+        }
+        if let Some(endpoint) = endpoint {
+            metrics = metrics.with_reader(endpoint.reader()?);
+            runtime.spawn(endpoint.serve());
+        }
         drop(inside);
+        let metrics = metrics.build();
         opentelemetry::global::set_meter_provider(metrics.clone());
-        Ok(Self {
-            spans,
+        Ok(Some(Self {
+            spans: spans.transpose()?,
             metrics,
             runtime,
-        })
+        }))
     }
 
-    fn tracer(&self) -> SdkTracer {
-        self.spans.tracer("finemesh")
+    fn tracer(&self) -> Option<SdkTracer> {
+        let spans = self.spans.as_ref();
+        spans.map(|spans| spans.tracer("finemesh"))
     }
 
     fn stop(self) {
-        warn_unsent("spans", self.spans.shutdown_with_timeout(EXPORT_TIMEOUT));
+        if let Some(spans) = self.spans {
+            warn_unsent("spans", spans.shutdown_with_timeout(EXPORT_TIMEOUT));
+        }
         warn_unsent(
             "metrics",
             self.metrics.shutdown_with_timeout(EXPORT_TIMEOUT),
@@ -177,6 +219,16 @@ impl Export {
         // A runtime may not be dropped where async code runs; this may.
         self.runtime.shutdown_background();
     }
+}
+
+fn listen(address: &str) -> Result<Endpoint, TelemetryError> {
+    let bound = address.parse().map_err(io::Error::other);
+    bound
+        .and_then(Endpoint::bind)
+        .map_err(|cause| TelemetryError::Listen {
+            address: address.to_owned(),
+            cause,
+        })
 }
 
 fn warn_unsent(what: &str, sent: OTelSdkResult) {
@@ -201,17 +253,14 @@ fn spans_to(endpoint: &str, resource: Resource) -> Result<SdkTracerProvider, Exp
     Ok(provider.with_resource(resource).build())
 }
 
-fn metrics_to(endpoint: &str, resource: Resource) -> Result<SdkMeterProvider, ExporterBuildError> {
+fn metrics_to(endpoint: &str) -> Result<PeriodicReader<MetricExporter>, ExporterBuildError> {
     let exporter = MetricExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .with_timeout(EXPORT_TIMEOUT)
         .build()?;
-    let reader = PeriodicReader::builder(exporter)
-        .with_interval(METRICS_INTERVAL)
-        .build();
-    let provider = SdkMeterProvider::builder().with_reader(reader);
-    Ok(provider.with_resource(resource).build())
+    let reader = PeriodicReader::builder(exporter);
+    Ok(reader.with_interval(METRICS_INTERVAL).build())
 }
 
 /// Who sends: the service, and which of its processes.

@@ -1,26 +1,34 @@
-//! What bytes travel over: TCP with Nagle's algorithm off, or a pipe inside the process; both can be cut.
+//! What bytes travel over: TCP with Nagle's algorithm off, with TLS or without, or a pipe inside the process; all can be cut.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
 use futures::stream::unfold;
+use futures::{Stream, StreamExt, future};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::client::MeshChannel;
+use crate::tls::{ServerTls, names_of};
 
 /// Bytes in flight in one direction of an in-process connection: a whole answer of a thousand hits fits.
 const PIPE_BYTES: usize = 256 * 1024;
 /// Connections of an in-process listener that wait to be accepted.
 const BACKLOG: usize = 64;
+/// A caller's part of a handshake is two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes under way; more connections wait to be accepted.
+const MAX_HANDSHAKES: usize = 256;
 /// Rest after a failed accept (no file handles left, say), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -48,16 +56,78 @@ async fn connect(listener: mpsc::Sender<DuplexStream>) -> io::Result<TokioIo<Dup
     Ok(TokioIo::new(here))
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller {
+    names: Arc<[String]>,
+}
+
+impl Caller {
+    /// By the certificate that it has shown.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn of<T>(connection: &TlsStream<T>) -> Self {
+        let (_, session) = connection.get_ref();
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        Self {
+            names: shown.map(names_of).unwrap_or_default().into(),
+        }
+    }
+}
+
+/// A connection, and who has made it.
+pub(crate) type Accepted<T> = (T, Caller);
+
 /// The connections of an in-process listener.
-pub(crate) fn pipes(listener: InProcessListener) -> impl Stream<Item = io::Result<DuplexStream>> {
+pub(crate) fn pipes(
+    listener: InProcessListener,
+) -> impl Stream<Item = io::Result<Accepted<DuplexStream>>> {
     unfold(listener, async |mut listener| {
         let connection = listener.connections.recv().await?;
-        Some((Ok(connection), listener))
+        Some((Ok((connection, Caller::default())), listener))
     })
 }
 
 /// The connections of a TCP listener.
-pub(crate) fn sockets(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+pub(crate) fn sockets(
+    listener: TcpListener,
+) -> impl Stream<Item = io::Result<Accepted<TcpStream>>> {
+    accepted(listener).map(|socket| socket.map(|socket| (socket, Caller::default())))
+}
+
+/// The same, where callers speak TLS. One that does not, or takes too long to, is let go, and holds up nobody.
+pub(crate) fn secured_sockets(
+    listener: TcpListener,
+    tls: ServerTls,
+) -> impl Stream<Item = io::Result<Accepted<TlsStream<TcpStream>>>> {
+    let handshakes = accepted(listener).map(move |socket| {
+        let acceptor = tls.acceptor();
+        async move {
+            let socket = match socket {
+                Ok(socket) => socket,
+                Err(error) => return Some(Err(error)),
+            };
+            match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+                Ok(Ok(connection)) => {
+                    let caller = Caller::of(&connection);
+                    Some(Ok((connection, caller)))
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a connection did not get to TLS");
+                    None
+                }
+                Err(_) => None,
+            }
+        }
+    });
+    handshakes
+        .buffer_unordered(MAX_HANDSHAKES)
+        .filter_map(future::ready)
+}
+
+fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
     unfold(listener, async |listener| {
         let accepted = accept(&listener).await;
         if let Err(error) = &accepted {
@@ -79,13 +149,15 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 /// A connection that breaks when it is told to.
 pub(crate) struct Cuttable<T> {
     io: T,
+    caller: Caller,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<T> Cuttable<T> {
-    pub(crate) fn new(io: T, cut: CancellationToken) -> Self {
+    pub(crate) fn new((io, caller): Accepted<T>, cut: CancellationToken) -> Self {
         Self {
             io,
+            caller,
             cut: Box::pin(cut.cancelled_owned()),
         }
     }
@@ -98,11 +170,11 @@ impl<T> Cuttable<T> {
     }
 }
 
-impl<T: Connected> Connected for Cuttable<T> {
-    type ConnectInfo = T::ConnectInfo;
+impl<T> Connected for Cuttable<T> {
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 

@@ -1,9 +1,11 @@
-//! What is refused arrives at a real OTLP receiver, at the latest when the process ends.
+//! What is counted arrives at a real OTLP receiver, at the latest when the process ends, and Prometheus gets it.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 
+use load_metrics::{Counts, Dropped, InFlight, Refused};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -13,8 +15,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric, number_data_point};
 use search_core::Criticality;
-use service_kit::metrics::{Counts, Dropped, Refused};
 use service_kit::{Telemetry, TelemetryConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Request, Response, Status};
 
 /// Passes on what it gets.
@@ -60,6 +62,22 @@ fn points(metrics: &[Metric], name: &str) -> Vec<(Vec<String>, i64)> {
     sum.data_points.iter().map(point).collect()
 }
 
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// What Prometheus gets.
+async fn scrape(address: SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_arrive_when_the_process_ends() {
     let (sender, received) = channel();
@@ -69,7 +87,9 @@ async fn counts_arrive_when_the_process_ends() {
     let server = tonic::transport::Server::builder()
         .add_service(MetricsServiceServer::new(Receiver(sender)));
     let served = tokio::spawn(server.serve_with_incoming(incoming));
+    let prometheus = free_address();
     let config = TelemetryConfig {
+        prometheus_address: Some(prometheus.to_string()),
         otlp_endpoint: Some(format!("http://{address}")),
         ..TelemetryConfig::default()
     };
@@ -79,7 +99,24 @@ async fn counts_arrive_when_the_process_ends() {
     counts.refused(Refused::Deadline, Criticality::Sheddable);
     counts.refused(Refused::Deadline, Criticality::Sheddable);
     counts.dropped(Dropped::Cancelled, 3);
-    counts.waited(std::time::Duration::from_millis(3));
+    let waited = std::time::Duration::from_millis(3);
+    counts.waited(waited, Some(4 * waited));
+    InFlight::begin("test.v1.Service/Method").end("OK");
+    let _in_flight = InFlight::begin("test.v1.Service/Other");
+    let text = scrape(prometheus).await;
+    for line in [
+        "finemesh_calls_refused_total{criticality=\"sheddable\",place=\"dense\",reason=\"deadline\"} 2",
+        "finemesh_queue_budget_share_bucket{place=\"dense\",le=\"0.3\"} 1",
+        "finemesh_queue_budget_share_bucket{place=\"dense\",le=\"0.2\"} 0",
+        "finemesh_calls_duration_seconds_count{rpc=\"test.v1.Service/Method\",status=\"OK\"} 1",
+        "finemesh_calls_in_flight{rpc=\"test.v1.Service/Method\"} 0",
+        "finemesh_calls_in_flight{rpc=\"test.v1.Service/Other\"} 1",
+    ] {
+        assert!(
+            text.lines().any(|told| told == line),
+            "{line} is not in\n{text}"
+        );
+    }
     tokio::task::spawn_blocking(|| telemetry.shutdown())
         .await
         .unwrap();

@@ -7,7 +7,7 @@ use search_core::{Address, Deadline, HeldSnapshot, RefusedCollection, SnapshotId
 use segment::catalog::{Catalog, Following};
 use segment::store::Store;
 use service_kit::compute::{ComputePool, Computed, StartError, StillWanted};
-use service_kit::{MeshChannel, Readiness, now};
+use service_kit::{Channels, Readiness, now};
 use vector_math::TokenMatch;
 
 use crate::Config;
@@ -50,16 +50,16 @@ impl App {
     pub fn start(
         config: Config,
         store: Store,
-        encoders: Vec<MeshChannel>,
+        encoders: impl Into<Channels>,
     ) -> Result<Arc<Self>, StartError> {
-        let catalog = Catalog::new(store, ColbertLoader, config.shards.into());
+        let catalog = Catalog::new(store, ColbertLoader, config.shards);
         let (catalog, readiness) = (Arc::new(catalog), Readiness::starting());
         let listed = readiness.clone();
         let following = catalog.keep_following(config.refresh_interval, move || listed.set(true));
         Ok(Arc::new(Self {
             catalog,
             pool: ComputePool::new("colbert", config.compute_threads, config.compute_queue)?,
-            encoders: Encoders::new(encoders),
+            encoders: Encoders::new(encoders.into()),
             readiness,
             _following: following,
         }))

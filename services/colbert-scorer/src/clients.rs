@@ -11,18 +11,17 @@ use search_proto::encoder::{
     Bundle, DescribeRequest, EncodeRequest, EncodeResponse, Task, TokenVectors,
 };
 use service_kit::status::{fields_of, kind_of, pushback_of};
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
+use service_kit::{Channels, MAX_MESSAGE_BYTES, MeshChannel, now, with_deadline};
 use tonic::Status;
 
 use crate::error::Error;
 
-/// The encoders of a configuration, asked in turn.
+/// The encoders that there are, asked in turn.
 pub(crate) struct Encoders {
-    replicas: Vec<Replica>,
+    replicas: Channels,
     turn: AtomicUsize,
 }
 
-#[derive(Clone)]
 struct Replica {
     name: String,
     client: EncoderServiceClient<MeshChannel>,
@@ -52,9 +51,9 @@ pub(crate) struct Encoded {
 }
 
 impl Encoders {
-    pub(crate) fn new(channels: Vec<MeshChannel>) -> Self {
+    pub(crate) fn new(replicas: Channels) -> Self {
         Self {
-            replicas: channels.into_iter().map(Replica::new).collect(),
+            replicas,
             turn: AtomicUsize::new(0),
         }
     }
@@ -67,13 +66,12 @@ impl Encoders {
     ) -> Result<TokenEncoder, Error> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut failure = Error::NoEncoder;
-        for place in 0..self.replicas.len() {
-            let replica = &self.replicas[turn.wrapping_add(place) % self.replicas.len()];
+        let replicas = self.replicas.now();
+        for place in 0..replicas.len() {
+            let channel = &replicas[turn.wrapping_add(place) % replicas.len()];
+            let replica = Replica::new(channel.clone());
             match replica.bundle(fingerprint, deadline).await {
-                Ok(bundle) => {
-                    let replica = replica.clone();
-                    return Ok(TokenEncoder { replica, bundle });
-                }
+                Ok(bundle) => return Ok(TokenEncoder { replica, bundle }),
                 Err(error) => {
                     tracing::debug!(%error, "asking another encoder");
                     failure = error;

@@ -144,6 +144,11 @@ impl Queue {
         waiting.pairs.len()
     }
 
+    /// When a call's time is over, if ever.
+    pub(crate) fn deadline(&self, call: CallId) -> Option<Instant> {
+        self.calls.get(&call)?.deadline
+    }
+
     /// The calls whose time is over.
     pub(crate) fn expired(&self, now: Instant) -> Vec<CallId> {
         let is_over = |waiting: &Waiting| waiting.deadline.is_some_and(|deadline| deadline <= now);

@@ -145,11 +145,13 @@ impl Caller {
         self.windows += windows - 1;
     }
 
-    /// A thread has taken so many windows.
-    pub(crate) fn begin(&mut self, windows: usize) {
+    /// A thread has taken so many windows. Returns how long the first of them waited, when it is taken.
+    pub(crate) fn begin(&mut self, windows: usize) -> Option<Duration> {
+        let is_first = self.taken_windows == 0;
         self.taken_windows += windows;
         self.clock.read();
         self.clock.batches_in_flight += 1;
+        is_first.then_some(self.clock.queue)
     }
 
     /// They are scored.

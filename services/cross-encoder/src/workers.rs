@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use inference::{Pair, PairLogits, ScoreError, ScorePairs};
+use load_metrics::{Counts, Dropped, Refused};
 use search_core::Criticality;
 use service_kit::Readiness;
-use service_kit::metrics::{Counts, Dropped, Refused};
 
 use crate::compute::Worker;
 use crate::error::Error;
@@ -70,6 +70,7 @@ struct State {
     queue: Queue,
     callers: HashMap<CallId, Caller>,
     stats: Stats,
+    counts: Counts,
     /// Threads whose models fail.
     failing_threads: usize,
     stopped: bool,
@@ -87,13 +88,14 @@ pub(crate) enum Leaving {
 impl Workers {
     /// One thread for each model.
     pub(crate) fn start(models: Vec<Box<dyn ScorePairs>>, limit_passages: usize) -> Self {
+        let counts = Counts::of("cross-encoder");
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(models.len())),
+            state: Mutex::new(State::new(models.len(), counts.clone())),
             work_arrived: Condvar::new(),
             threads: models.len(),
             limit_passages,
             readiness: Readiness::ready(),
-            counts: Counts::of("cross-encoder"),
+            counts,
         });
         let spawn = |model| {
             let shared = Arc::clone(&shared);
@@ -344,8 +346,9 @@ pub(crate) enum Work {
 }
 
 impl State {
-    fn new(threads: usize) -> Self {
+    fn new(threads: usize, counts: Counts) -> Self {
         Self {
+            counts,
             pace: Pace::new(threads),
             queue: Queue::default(),
             callers: HashMap::new(),
@@ -357,7 +360,7 @@ impl State {
 
     /// Whether a call that comes now is begun in its time.
     fn check_time(&self, deadline: Option<Instant>, criticality: Criticality) -> Result<(), Error> {
-        let time_left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let time_left = deadline.map(time_until);
         let tokens_before = self.queue.tokens_before_newcomer();
         let admitted = self.pace.admit(tokens_before, time_left, criticality);
         admitted.map_err(|late| Error::TooLate {
@@ -370,8 +373,12 @@ impl State {
         let batch = self.queue.take(threads);
         self.pace.begin(BatchSize::of(&batch));
         for call in calls_of(&batch) {
-            if let Some(caller) = self.callers.get_mut(&call) {
-                caller.begin(part_of(call, &batch).count());
+            let Some(caller) = self.callers.get_mut(&call) else {
+                continue;
+            };
+            if let Some(waited) = caller.begin(part_of(call, &batch).count()) {
+                let left = self.queue.deadline(call).map(time_until);
+                self.counts.waited(waited, left.map(|left| waited + left));
             }
         }
         batch
@@ -484,6 +491,10 @@ fn scored(taken: &Taken, logit: f32) -> Result<ScoredWindow, ScoreError> {
         tokens: pair.tokens(),
         is_truncated: pair.is_truncated(),
     })
+}
+
+fn time_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 #[cfg(test)]

@@ -3,12 +3,16 @@
 use anyhow::{Context, Result};
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::search::search_service_client::SearchServiceClient;
-use service_kit::{MAX_MESSAGE_BYTES, MeshChannel};
+use service_kit::tls::ClientTls;
+use service_kit::{Dialer, MAX_MESSAGE_BYTES, MeshChannel};
 
 use crate::cli::GlobalArgs;
 use crate::config::Config;
 use crate::mesh;
 use crate::needs::Needs;
+
+/// The environment variable with the key that a mesh asks for.
+const API_KEY: &str = "FINEMESH_API_KEY";
 
 /// Clients of the public services.
 pub(crate) struct Backend {
@@ -21,7 +25,7 @@ impl Backend {
     /// Connects to `--address`, or starts all services in this process.
     pub(crate) async fn open(global: &GlobalArgs, config: &Config, needs: Needs) -> Result<Self> {
         let channel = match &global.address {
-            Some(address) => MeshChannel::tcp(address).context("--address")?,
+            Some(address) => dial(address, config)?,
             None => embedded(config, needs).await?,
         };
         Ok(Self {
@@ -40,6 +44,23 @@ impl Backend {
         let program = std::env::args().next().unwrap_or_default();
         format!("{program} {command} {}", self.arguments)
     }
+}
+
+/// A channel to `--address`: with TLS, as `peers.tls` has it, where it begins with https://.
+pub(crate) fn dial(address: &str, config: &Config) -> Result<MeshChannel> {
+    let (dialer, authority) = match address.strip_prefix("https://") {
+        Some(authority) => {
+            let tls = config.peers.tls.clone().unwrap_or_default();
+            let tls = ClientTls::load(&tls).context("peers.tls")?;
+            (Dialer::tls(tls), authority)
+        }
+        None => (Dialer::plaintext(), address),
+    };
+    let dialer = match std::env::var(API_KEY) {
+        Ok(key) => dialer.with_api_key(&key).context(API_KEY)?,
+        Err(_) => dialer,
+    };
+    dialer.channel(authority).context("--address")
 }
 
 async fn embedded(config: &Config, needs: Needs) -> Result<MeshChannel> {

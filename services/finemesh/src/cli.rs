@@ -25,7 +25,8 @@ pub(crate) struct GlobalArgs {
     /// Folder of the embedded mesh's collections [default: a folder of the user's]
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "address")]
     pub(crate) data: Option<PathBuf>,
-    /// Talk to a running mesh instead of starting an embedded one, e.g. http://127.0.0.1:7700
+    /// Talk to a running mesh instead of starting an embedded one, e.g. http://127.0.0.1:7700; https:// as `peers.tls` says. An API key is
+    /// taken from FINEMESH_API_KEY
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) address: Option<String>,
 }
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Up,
     /// Run one service (or all) as configured
     Serve(ServeArgs),
+    /// Ask a server how it is: exits 0 if it serves. Without --address, the one that the configuration describes, on this machine
+    Health(HealthArgs),
     /// Add or replace documents from BEIR-style JSONL files (plain or gzip), or change a collection's stages
     Index(IndexArgs),
     /// Remove documents by id
@@ -78,6 +81,21 @@ pub(crate) struct ServeArgs {
     /// The service to run
     #[arg(long)]
     pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Ask for this service, e.g. finemesh.search.v1.SearchService, instead of the whole server
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    pub(crate) service: String,
+    /// Only whether it answers at all
+    #[arg(long)]
+    pub(crate) live: bool,
 }
 
 /// What one process runs.

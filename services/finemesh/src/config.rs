@@ -1,19 +1,25 @@
 //! The whole configuration: one section per service, and what they share.
 
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use inference::ExecutionProvider;
+use search_proto::FILE_DESCRIPTOR_SET;
 use segment::store::Store;
 use serde::{Deserialize, Serialize};
-use service_kit::client::check_address;
+use service_kit::access::is_rpc;
 use service_kit::config::{ConfigError, Problems};
-use service_kit::{ServerLimits, TelemetryConfig};
+use service_kit::tls::{ClientTlsConfig, ServerTlsConfig};
+use service_kit::{PeerAddress, ServerLimits, TelemetryConfig};
 
 use crate::needs::PipelineNeeds;
 
 /// More calls than any process can have in flight.
 const MAX_CALLS: usize = 1_000_000;
+/// Names that are resolved more rarely than that are not followed.
+const MAX_RESOLVE_INTERVAL_MS: u64 = 3_600_000;
 /// The public port of a mesh on one machine.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:7700";
 
@@ -44,6 +50,21 @@ struct RawServer {
     address: String,
     /// Unary calls in flight, and as many that stream; more are refused, and while answers are slow fewer.
     max_calls: usize,
+    /// Whether an address that others can reach is served without TLS.
+    plaintext: bool,
+    /// None: no TLS.
+    tls: Option<ServerTlsConfig>,
+    access: RawAccess,
+}
+
+/// What callers have to show.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawAccess {
+    /// A file with one key a line. Empty: none has to be shown.
+    api_keys_file: PathBuf,
+    /// By service or `service/Method`: the names of the certificates whose owners may call it. What is not named anyone may call.
+    callers: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Where collections are kept.
@@ -76,10 +97,16 @@ struct RawModels {
     reranker_bundle: PathBuf,
 }
 
-/// The services that the orchestrator calls, as `host:port`; encoders, also those that a scorer of token vectors calls.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// The services that the orchestrator calls, as `host:port` or `dns:///host:port`; encoders, also those that a scorer of token vectors calls.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawPeers {
+    /// Whether peers on other machines are called without TLS.
+    plaintext: bool,
+    /// None: no TLS.
+    tls: Option<ClientTlsConfig>,
+    /// How often the addresses of names are asked for.
+    resolve_interval_ms: u64,
     encoder: Vec<String>,
     sparse_retriever: Vec<String>,
     dense_retriever: Vec<String>,
@@ -92,6 +119,24 @@ impl Default for RawServer {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             max_calls: ServerLimits::default().calls,
+            plaintext: false,
+            tls: None,
+            access: RawAccess::default(),
+        }
+    }
+}
+
+impl Default for RawPeers {
+    fn default() -> Self {
+        Self {
+            plaintext: false,
+            tls: None,
+            resolve_interval_ms: 2000,
+            encoder: Vec::new(),
+            sparse_retriever: Vec::new(),
+            dense_retriever: Vec::new(),
+            colbert_scorer: Vec::new(),
+            cross_encoder: Vec::new(),
         }
     }
 }
@@ -134,6 +179,9 @@ pub(crate) struct Config {
 pub(crate) struct ServerConfig {
     pub(crate) address: SocketAddr,
     pub(crate) limits: ServerLimits,
+    pub(crate) tls: Option<ServerTlsConfig>,
+    pub(crate) api_keys_file: Option<PathBuf>,
+    pub(crate) callers: BTreeMap<String, BTreeSet<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -155,11 +203,13 @@ pub(crate) struct ModelsConfig {
 
 #[derive(Debug, Clone)]
 pub(crate) struct PeersConfig {
-    pub(crate) encoder: Vec<String>,
-    pub(crate) sparse_retriever: Vec<String>,
-    pub(crate) dense_retriever: Vec<String>,
-    pub(crate) colbert_scorer: Vec<String>,
-    pub(crate) cross_encoder: Vec<String>,
+    pub(crate) tls: Option<ClientTlsConfig>,
+    pub(crate) resolve_interval: Duration,
+    pub(crate) encoder: Vec<PeerAddress>,
+    pub(crate) sparse_retriever: Vec<PeerAddress>,
+    pub(crate) dense_retriever: Vec<PeerAddress>,
+    pub(crate) colbert_scorer: Vec<PeerAddress>,
+    pub(crate) cross_encoder: Vec<PeerAddress>,
 }
 
 /// Defaults, then the file, then the environment; all mistakes at once.
@@ -218,15 +268,62 @@ impl RawServer {
             .address
             .parse()
             .map_err(|_| format!("{:?} is not an IP address and port", self.address));
-        let address = problems.check("server.address", address)?;
+        let address: SocketAddr = problems.check("server.address", address)?;
+        let is_open = self.tls.is_none() && !self.plaintext && !address.ip().is_loopback();
+        problems.require(!is_open, "server.plaintext", || {
+            format!(
+                "{address} can be reached by others: give `server.tls`, or set `plaintext = true` to serve them without"
+            )
+        });
+        if let Some(tls) = &self.tls {
+            tls.check("server.tls", problems);
+        }
+        let RawAccess {
+            api_keys_file,
+            callers,
+        } = self.access;
+        let knows_callers = self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| !tls.client_ca.as_os_str().is_empty());
+        problems.require(
+            callers.is_empty() || knows_callers,
+            "server.access.callers",
+            || "needs `server.tls.client_ca`: callers are known by their certificates",
+        );
+        for (rpc, names) in &callers {
+            check_callers(rpc, names, problems);
+        }
         Some(ServerConfig {
             address,
             limits: ServerLimits {
                 calls: self.max_calls,
                 ..ServerLimits::default()
             },
+            tls: self.tls,
+            api_keys_file: given(api_keys_file),
+            callers,
         })
     }
+}
+
+/// Names what there is, and somebody.
+fn check_callers(rpc: &str, names: &BTreeSet<String>, problems: &mut Problems) {
+    let path = || format!("server.access.callers.{rpc:?}");
+    problems.require(
+        is_rpc(FILE_DESCRIPTOR_SET, rpc),
+        path(),
+        || "is no `package.Service` or `package.Service/Method` of this mesh",
+    );
+    problems.require(
+        !names.is_empty(),
+        path(),
+        || "names nobody, so that nobody could call it",
+    );
+}
+
+fn given(path: PathBuf) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
 }
 
 impl RawStorage {
@@ -247,7 +344,7 @@ impl RawStorage {
 impl RawModels {
     fn validate(self, problems: &mut Problems) -> ModelsConfig {
         let mut existing = |path: &str, value: PathBuf| {
-            let given = (!value.as_os_str().is_empty()).then_some(value)?;
+            let given = given(value)?;
             problems.require(given.exists(), path, || {
                 format!("{} does not exist", given.display())
             });
@@ -267,26 +364,45 @@ impl RawModels {
 
 impl RawPeers {
     fn validate(self, problems: &mut Problems) -> PeersConfig {
-        let lists = [
-            ("encoder", &self.encoder),
-            ("sparse_retriever", &self.sparse_retriever),
-            ("dense_retriever", &self.dense_retriever),
-            ("colbert_scorer", &self.colbert_scorer),
-            ("cross_encoder", &self.cross_encoder),
-        ];
-        for (name, addresses) in lists {
-            for (index, address) in addresses.iter().enumerate() {
-                problems.check(format!("peers.{name}[{index}]"), check_address(address));
-            }
+        let needs_tls = self.tls.is_none() && !self.plaintext;
+        let mut read = |name: &str, addresses: Vec<String>| {
+            let read = |(index, address): (usize, String)| {
+                let path = format!("peers.{name}[{index}]");
+                let peer: PeerAddress = problems.check(&path, address.parse())?;
+                problems.require(!needs_tls || is_local(&peer), path, || {
+                    format!("{peer} is on another machine: give `peers.tls`, or set `peers.plaintext = true` to call it without")
+                });
+                Some(peer)
+            };
+            addresses.into_iter().enumerate().filter_map(read).collect()
+        };
+        let peers = PeersConfig {
+            encoder: read("encoder", self.encoder),
+            sparse_retriever: read("sparse_retriever", self.sparse_retriever),
+            dense_retriever: read("dense_retriever", self.dense_retriever),
+            colbert_scorer: read("colbert_scorer", self.colbert_scorer),
+            cross_encoder: read("cross_encoder", self.cross_encoder),
+            resolve_interval: Duration::from_millis(self.resolve_interval_ms),
+            tls: self.tls,
+        };
+        let intervals = 100..=MAX_RESOLVE_INTERVAL_MS;
+        problems.require(
+            intervals.contains(&self.resolve_interval_ms),
+            "peers.resolve_interval_ms",
+            || format!("must be 100 to {MAX_RESOLVE_INTERVAL_MS}"),
+        );
+        if let Some(tls) = &peers.tls {
+            tls.check("peers.tls", problems);
         }
-        PeersConfig {
-            encoder: self.encoder,
-            sparse_retriever: self.sparse_retriever,
-            dense_retriever: self.dense_retriever,
-            colbert_scorer: self.colbert_scorer,
-            cross_encoder: self.cross_encoder,
-        }
+        peers
     }
+}
+
+/// On this machine, whose other users are trusted.
+fn is_local(peer: &PeerAddress) -> bool {
+    let host = peer.host().trim_start_matches('[').trim_end_matches(']');
+    let address = host.parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
 fn or_default(path: PathBuf, default: impl FnOnce() -> PathBuf) -> PathBuf {

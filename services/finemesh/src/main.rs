@@ -79,6 +79,7 @@ async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Res
         Command::Up => commands::serve::serve(config, Target::All).await,
         Command::Serve(args) => commands::serve::serve(config, args.target).await,
         Command::Models(command) => commands::models::run(&config.models, command),
+        Command::Health(args) => commands::health::health(global, config, args).await,
         Command::Demo(args) => {
             let needs = Needs::INDEXING.and(config.needs.together([""]));
             let mut backend = Backend::open(global, config, needs).await?;
@@ -128,11 +129,15 @@ fn service_name(command: &Command) -> &'static str {
     }
 }
 
-/// A command that answers a person logs warnings only, unless the configuration says otherwise.
+/// A command that answers a person logs warnings only, unless the configuration says otherwise, and leaves the metrics' port to the
+/// server of the same configuration.
 fn telemetry_of(command: &Command, config: &Config) -> TelemetryConfig {
     let mut telemetry = config.telemetry.clone();
-    let is_server = matches!(command, Command::Serve(_) | Command::Up);
-    if !is_server && telemetry.log == TelemetryConfig::default().log {
+    if matches!(command, Command::Serve(_) | Command::Up) {
+        return telemetry;
+    }
+    telemetry.prometheus_address = None;
+    if telemetry.log == TelemetryConfig::default().log {
         "warn".clone_into(&mut telemetry.log);
     }
     telemetry

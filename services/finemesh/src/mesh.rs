@@ -1,6 +1,7 @@
 //! Composes the services: all in one process, or one of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
@@ -8,10 +9,15 @@ use indexer::Encoders;
 use orchestrator::Peers;
 use search_proto::FILE_DESCRIPTOR_SET;
 use segment::store::Store;
-use service_kit::{MeshChannel, Problems, Server, ServerBuilder, in_process};
+use service_kit::access::Access;
+use service_kit::tls::{ClientTls, ServerTls};
+use service_kit::{
+    Channels, Dialer, MeshChannel, PeerAddress, Problems, Security, Server, ServerBuilder,
+    in_process,
+};
 
 use crate::cli::Target;
-use crate::config::{Config, PeersConfig, StorageConfig};
+use crate::config::{Config, PeersConfig, ServerConfig, StorageConfig};
 use crate::models::{self, Loaded};
 use crate::needs::Needs;
 
@@ -36,7 +42,9 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
         }
         Target::ColbertScorer => {
             let store = open_store(&config.storage)?;
-            let encoders = channels(&config.peers.encoder)?;
+            let encoders = Followed::new(&config.peers)?
+                .channels(&config.peers.encoder)
+                .await?;
             colbert_scorer::App::start(config.colbert_scorer.clone(), store, encoders)?
                 .add_to(&mut builder);
         }
@@ -58,7 +66,7 @@ pub(crate) async fn server(config: &Config, target: Target) -> Result<Server> {
             llm_reranker::App::start(config.llm_reranker.clone())?.add_to(&mut builder);
         }
         Target::Orchestrator => {
-            let peers = tcp_peers(&config.peers)?;
+            let peers = tcp_peers(&config.peers).await?;
             orchestrator::App::start(config.orchestrator.clone(), peers).add_to(&mut builder);
         }
         Target::Indexer => {
@@ -216,7 +224,7 @@ fn open_store(config: &StorageConfig) -> Result<Store> {
         .with_context(|| format!("storage.location: {}", config.location))
 }
 
-fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
+async fn tcp_peers(config: &PeersConfig) -> Result<Peers<Channels>> {
     let mut problems = Problems::default();
     let has_documents = !config.sparse_retriever.is_empty();
     problems.require(
@@ -225,16 +233,50 @@ fn tcp_peers(config: &PeersConfig) -> Result<Peers> {
         || "an orchestrator needs at least one: it serves the documents",
     );
     problems.into_result(())?;
+    let follow = Followed::new(config)?;
     Ok(Peers {
-        encoder: channels(&config.encoder)?,
-        sparse: channels(&config.sparse_retriever)?,
-        dense: channels(&config.dense_retriever)?,
-        cross_encoder: channels(&config.cross_encoder)?,
-        colbert: channels(&config.colbert_scorer)?,
+        encoder: follow.channels(&config.encoder).await?,
+        sparse: follow.channels(&config.sparse_retriever).await?,
+        dense: follow.channels(&config.dense_retriever).await?,
+        cross_encoder: follow.channels(&config.cross_encoder).await?,
+        colbert: follow.channels(&config.colbert_scorer).await?,
     })
 }
 
-fn channels(addresses: &[String]) -> Result<Vec<MeshChannel>> {
-    let channels = addresses.iter().map(|address| MeshChannel::tcp(address));
-    Ok(channels.collect::<Result<_, _>>()?)
+/// How peers are followed and called.
+struct Followed {
+    dialer: Dialer,
+    interval: Duration,
+}
+
+impl Followed {
+    fn new(config: &PeersConfig) -> Result<Self> {
+        let dialer = match &config.tls {
+            Some(tls) => Dialer::tls(ClientTls::load(tls).context("peers.tls")?),
+            None => Dialer::plaintext(),
+        };
+        Ok(Self {
+            dialer,
+            interval: config.resolve_interval,
+        })
+    }
+
+    async fn channels(&self, peers: &[PeerAddress]) -> Result<Channels> {
+        Ok(Channels::follow(peers.to_vec(), self.dialer.clone(), self.interval).await?)
+    }
+}
+
+/// What a server asks of its callers.
+pub(crate) fn security(config: &ServerConfig) -> Result<Security> {
+    let tls = config.tls.as_ref().map(ServerTls::load);
+    let access = Access::default().with_callers(config.callers.clone());
+    Ok(Security {
+        tls: tls.transpose().context("server.tls")?,
+        access: match &config.api_keys_file {
+            Some(file) => access
+                .with_api_keys(file)
+                .context("server.access.api_keys_file")?,
+            None => access,
+        },
+    })
 }

@@ -5,10 +5,9 @@ use crate::config::Config;
 use crate::error::SearchError;
 use crate::funnel::{Answer, Listener, Run, within};
 use crate::metrics::AnswerCounters;
-use crate::peers::{Mesh, Peers};
-use crate::placement::{Placement, View};
-use crate::plan::{HeadStage, Pipeline, Pipelines, Plan, Request, VectorStage};
-use service_kit::Readiness;
+use crate::peers::{Known, Mesh, Peers, Place};
+use crate::plan::{Pipeline, Pipelines, Plan, Request};
+use service_kit::{Channels, Readiness};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -26,8 +25,8 @@ pub struct App {
 impl App {
     /// Starts to ask the peers what they hold; ready once stored documents can be reached. Must be called inside the runtime.
     #[must_use]
-    pub fn start(config: Config, peers: Peers) -> Arc<Self> {
-        let mesh = Arc::new(Mesh::new(peers, config.prior_costs));
+    pub fn start(config: Config, peers: impl Into<Peers<Channels>>) -> Arc<Self> {
+        let mesh = Arc::new(Mesh::new(peers.into(), config.prior_costs));
         let (followed, interval) = (Arc::clone(&mesh), config.describe_interval);
         let following = tokio::spawn(async move { followed.follow(interval).await });
         Arc::new(Self {
@@ -56,15 +55,13 @@ impl App {
 
     /// Whether there are the services that score the head. Pipelines are answered without where there are none, but not offered.
     pub(crate) fn has_services_of(&self, pipeline: &Pipeline) -> bool {
-        pipeline.head.iter().all(|part| match part.stage {
-            HeadStage::Vectors(VectorStage::Rescore) => true,
-            HeadStage::Vectors(VectorStage::LateInteraction) => !self.mesh.colbert.is_empty(),
-            HeadStage::Rerank => !self.mesh.cross_encoder.is_empty(),
-        })
+        let mut parts = pipeline.head.iter();
+        parts.all(|part| self.mesh.has_service_of(part.stage))
     }
 
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.mesh.view()
+    /// What the replicas said last.
+    pub(crate) fn known(&self) -> Arc<Known> {
+        self.mesh.known()
     }
 
     /// The answer, counted. A listener is told of what there is on the way to it.
@@ -111,29 +108,25 @@ impl App {
         plan: &Plan,
         listener: Option<&Listener>,
     ) -> Result<Answer, SearchError> {
-        let placement = self
-            .mesh
-            .place(&plan.request.collection, plan.wants())
-            .await?;
-        match self.run(plan, &placement).answer(listener).await {
+        let collection = &plan.request.collection;
+        let place = self.mesh.place(collection, plan.wants()).await?;
+        let snapshot = &place.1.snapshot;
+        match run(plan, &place).answer(listener).await {
             Err(error) if error.is_stale_snapshot() => {
-                tracing::debug!(%error, snapshot = %placement.snapshot, "looking for a newer snapshot");
-                let fresh = self
-                    .mesh
-                    .place_fresh(&plan.request.collection, plan.wants())
-                    .await?;
-                self.run(plan, &fresh).answer(listener).await
+                tracing::debug!(%error, %snapshot, "looking for a newer snapshot");
+                let fresh = self.mesh.place_fresh(collection, plan.wants()).await?;
+                run(plan, &fresh).answer(listener).await
             }
             outcome => outcome,
         }
     }
+}
 
-    fn run<'a>(&'a self, plan: &'a Plan, placement: &'a Placement) -> Run<'a> {
-        Run {
-            mesh: &self.mesh,
-            plan,
-            placement,
-        }
+fn run<'a>(plan: &'a Plan, (mesh, placement): &'a Place) -> Run<'a> {
+    Run {
+        mesh,
+        plan,
+        placement,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::encode::{ENCODE_STAGE, Outcome, beside};
 use crate::error::SearchError;
 use crate::extent::Extent;
 use crate::head::Head;
-use crate::peers::Mesh;
+use crate::peers::Known;
 use crate::placement::Placement;
 use crate::plan::{Leg, Plan, VectorStage};
 use crate::ranking::Ranking;
@@ -129,7 +129,7 @@ pub(crate) struct Reading {
 /// One plan running on one snapshot. Each stage is a method, in the room of its name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run<'a> {
-    pub(crate) mesh: &'a Mesh,
+    pub(crate) mesh: &'a Known,
     pub(crate) plan: &'a Plan,
     pub(crate) placement: &'a Placement,
 }

@@ -296,7 +296,8 @@ fn write_reading(reading: Reading) -> search::Reading {
 
 /// Each collection as the default pipeline sees it, or else the first pipeline that can search it.
 fn collections(app: &App) -> Vec<search::CollectionInfo> {
-    let view = app.view();
+    let known = app.known();
+    let view = &known.view;
     let place = |collection| {
         let mut wants = app.pipelines().in_order().map(|pipeline| pipeline.wants());
         wants.find_map(|wants| view.place(collection, wants).ok())

@@ -11,7 +11,7 @@ use search_core::StageReason;
 
 impl<'a> Run<'a> {
     pub(crate) fn late_interaction_source(self) -> Result<QuerySource<'a>, StageReason> {
-        if self.mesh.colbert.is_empty() {
+        if !self.mesh.colbert.is_configured() {
             return Err(StageReason::NotConfigured);
         }
         let index = &self.placement.colbert.holding()?.fingerprints.encoder;

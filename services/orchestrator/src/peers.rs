@@ -6,10 +6,11 @@ use crate::clients::{
 use crate::costs::{Costs, PriorCosts};
 use crate::error::{CallError, PlaceError, Service};
 use crate::placement::{Placement, ReplicaState, ServiceView, View, Wants};
+use crate::plan::{HeadStage, VectorStage};
 use crate::replicas::Replicas;
 use futures::future::join_all;
 use search_core::{CollectionName, Deadline, ErrorKind};
-use service_kit::{MeshChannel, Readiness, now};
+use service_kit::{Channels, MeshChannel, Readiness, now};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,19 +26,31 @@ const LAG_PATIENCE: Duration = Duration::from_millis(50);
 /// A replica that was late at so many looks is gone; one that was late once may have had a busy moment, and keeps its holdings.
 const MAX_TIMES_LATE: u32 = 2;
 
-/// Channels to the replicas of each stage.
+/// Channels to the replicas of each stage: always the same ones, or [`Channels`] to those that there are.
 #[derive(Clone, Debug, Default)]
-pub struct Peers {
+pub struct Peers<Replicas = Vec<MeshChannel>> {
     /// Encoders. A query goes to one that serves the bundle that its vector has to be of.
-    pub encoder: Vec<MeshChannel>,
+    pub encoder: Replicas,
     /// Sparse retrievers.
-    pub sparse: Vec<MeshChannel>,
-    /// Dense retrievers. May be empty where no pipeline needs vectors.
-    pub dense: Vec<MeshChannel>,
-    /// Cross-encoders, or other services that rerank. Where there is none, pipelines that rerank are answered without.
-    pub cross_encoder: Vec<MeshChannel>,
-    /// Scorers of token vectors. Where there is none, pipelines of late interaction are answered without.
-    pub colbert: Vec<MeshChannel>,
+    pub sparse: Replicas,
+    /// Dense retrievers. May be none where no pipeline needs vectors.
+    pub dense: Replicas,
+    /// Cross-encoders, or other services that rerank. Where none is configured, pipelines that rerank are answered without.
+    pub cross_encoder: Replicas,
+    /// Scorers of token vectors. Where none is configured, pipelines of late interaction are answered without.
+    pub colbert: Replicas,
+}
+
+impl From<Peers> for Peers<Channels> {
+    fn from(peers: Peers) -> Self {
+        Self {
+            encoder: peers.encoder.into(),
+            sparse: peers.sparse.into(),
+            dense: peers.dense.into(),
+            cross_encoder: peers.cross_encoder.into(),
+            colbert: peers.colbert.into(),
+        }
+    }
 }
 
 impl<C> Replicas<C> {
@@ -51,7 +64,7 @@ impl<C> Replicas<C> {
     where
         F: Future<Output = Result<Described, CallError>>,
     {
-        let answers = join_all(self.clients().iter().map(describe)).await;
+        let answers = join_all(self.clients().map(describe)).await;
         let replicas = answers
             .into_iter()
             .zip(&before.replicas)
@@ -67,8 +80,7 @@ impl Replicas<EncoderClient> {
         before: &[Vec<String>],
         deadline: Option<Deadline>,
     ) -> Vec<Vec<String>> {
-        let clients = self.clients().iter();
-        let answers = clients.map(|client| client.bundles(deadline));
+        let answers = self.clients().map(|client| client.bundles(deadline));
         let answers = join_all(answers).await.into_iter().zip(before);
         answers
             .map(|(answer, before)| answer.unwrap_or_else(|_| before.clone()))
@@ -104,25 +116,148 @@ fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> Re
     ReplicaState { times_late, ..kept }
 }
 
-/// The replicas behind these channels.
-fn replicas<C>(
-    service: Service,
-    channels: Vec<MeshChannel>,
+/// The replicas that there are, and what they said last. A query is answered by those of one look, whoever comes and goes meanwhile.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) encoder: Arc<Replicas<EncoderClient>>,
+    pub(crate) sparse: Arc<Replicas<SparseClient>>,
+    pub(crate) dense: Arc<Replicas<DenseClient>>,
+    pub(crate) colbert: Arc<Replicas<ColbertClient>>,
+    pub(crate) cross_encoder: Arc<Replicas<RerankerClient>>,
+    pub(crate) costs: Arc<Costs>,
+    pub(crate) view: View,
+}
+
+impl Known {
+    /// Nobody was asked yet.
+    fn new(peers: &Peers<Channels>, costs: Costs) -> Self {
+        fn replicas<C>(
+            service: Service,
+            channels: &Channels,
+            client: impl Fn(MeshChannel) -> C,
+        ) -> Arc<Replicas<C>> {
+            Arc::new(Replicas::of(service, channels, client))
+        }
+        let encoder = replicas(Service::Encoder, &peers.encoder, EncoderClient::new);
+        let sparse = replicas(Service::SparseRetriever, &peers.sparse, SparseClient::new);
+        let dense = replicas(Service::DenseRetriever, &peers.dense, DenseClient::new);
+        let colbert = replicas(Service::ColbertScorer, &peers.colbert, ColbertClient::new);
+        Self {
+            view: View {
+                generation: 0,
+                sparse: unasked(&sparse),
+                dense: unasked(&dense),
+                colbert: unasked(&colbert),
+                encoders: vec![Vec::new(); encoder.clients().count()],
+            },
+            cross_encoder: replicas(
+                Service::CrossEncoder,
+                &peers.cross_encoder,
+                RerankerClient::new,
+            ),
+            costs: Arc::new(costs),
+            encoder,
+            sparse,
+            dense,
+            colbert,
+        }
+    }
+
+    /// The replicas that there are now, with what is known of those that were there.
+    fn followed(&self, peers: &Peers<Channels>) -> Self {
+        let View {
+            generation,
+            sparse,
+            dense,
+            colbert,
+            encoders,
+        } = &self.view;
+        let (sparse, sparse_view) =
+            followed(&self.sparse, sparse, &peers.sparse, SparseClient::new);
+        let (dense, dense_view) = followed(&self.dense, dense, &peers.dense, DenseClient::new);
+        let (colbert, colbert_view) =
+            followed(&self.colbert, colbert, &peers.colbert, ColbertClient::new);
+        let (encoder, encoders) = match self.encoder.followed(&peers.encoder, EncoderClient::new) {
+            Some((replicas, positions)) => (Arc::new(replicas), kept(encoders, &positions)),
+            None => (Arc::clone(&self.encoder), encoders.clone()),
+        };
+        let rerankers = self
+            .cross_encoder
+            .followed(&peers.cross_encoder, RerankerClient::new);
+        Self {
+            encoder,
+            sparse,
+            dense,
+            colbert,
+            cross_encoder: rerankers.map_or_else(
+                || Arc::clone(&self.cross_encoder),
+                |(replicas, _)| Arc::new(replicas),
+            ),
+            costs: Arc::clone(&self.costs),
+            view: View {
+                generation: *generation,
+                sparse: sparse_view,
+                dense: dense_view,
+                colbert: colbert_view,
+                encoders,
+            },
+        }
+    }
+
+    fn place(
+        self: Arc<Self>,
+        collection: &CollectionName,
+        wants: Wants<'_>,
+    ) -> Result<Place, PlaceError> {
+        let placement = self.view.place(collection, wants)?;
+        Ok((self, placement))
+    }
+
+    /// The encoders that serve a bundle. None: nobody has said so, and what an encoder gives has to be looked at.
+    pub(crate) fn encoders_of(&self, fingerprint: &str) -> Option<Vec<usize>> {
+        let serves = |bundles: &[String]| bundles.iter().any(|bundle| bundle == fingerprint);
+        let serving = self.view.encoders.iter().enumerate();
+        let serving = serving.filter(|(_, bundles)| serves(bundles));
+        let serving: Vec<usize> = serving.map(|(position, _)| position).collect();
+        (!serving.is_empty()).then_some(serving)
+    }
+}
+
+fn unasked<C>(replicas: &Replicas<C>) -> ServiceView {
+    let states = replicas.clients().map(|_| ReplicaState::default());
+    ServiceView::new(replicas.service(), states.collect())
+}
+
+fn followed<C>(
+    replicas: &Arc<Replicas<C>>,
+    view: &ServiceView,
+    channels: &Channels,
     client: impl Fn(MeshChannel) -> C,
-) -> Replicas<C> {
-    Replicas::new(service, channels.into_iter().map(client))
+) -> (Arc<Replicas<C>>, ServiceView) {
+    match replicas.followed(channels, client) {
+        Some((replicas, positions)) => {
+            let states = kept(&view.replicas, &positions);
+            let view = ServiceView::new(replicas.service(), states);
+            (Arc::new(replicas), view)
+        }
+        None => (Arc::clone(replicas), view.clone()),
+    }
+}
+
+/// What was known of who had these positions; of newcomers nothing.
+fn kept<T: Clone + Default>(known: &[T], positions: &[Option<usize>]) -> Vec<T> {
+    let known = |position: &Option<usize>| position.map(|position| known[position].clone());
+    positions
+        .iter()
+        .map(|position| known(position).unwrap_or_default())
+        .collect()
 }
 
 /// All peers, and what they hold.
 #[derive(Debug)]
 pub(crate) struct Mesh {
-    pub(crate) encoder: Replicas<EncoderClient>,
-    pub(crate) sparse: Replicas<SparseClient>,
-    pub(crate) dense: Replicas<DenseClient>,
-    pub(crate) colbert: Replicas<ColbertClient>,
-    pub(crate) cross_encoder: Replicas<RerankerClient>,
-    pub(crate) costs: Costs,
-    view: watch::Sender<Arc<View>>,
+    peers: Peers<Channels>,
+    known: watch::Sender<Arc<Known>>,
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
     looks_begun: AtomicU64,
@@ -131,30 +266,15 @@ pub(crate) struct Mesh {
     readiness: Readiness,
 }
 
+/// Where a plan runs: a placement speaks of the replicas by their positions among these.
+pub(crate) type Place = (Arc<Known>, Placement);
+
 impl Mesh {
-    pub(crate) fn new(peers: Peers, prior_costs: PriorCosts) -> Self {
-        let unasked = |service, replicas: &[MeshChannel]| {
-            ServiceView::new(service, vec![ReplicaState::default(); replicas.len()])
-        };
-        let view = View {
-            generation: 0,
-            sparse: unasked(Service::SparseRetriever, &peers.sparse),
-            dense: unasked(Service::DenseRetriever, &peers.dense),
-            colbert: unasked(Service::ColbertScorer, &peers.colbert),
-            encoders: vec![Vec::new(); peers.encoder.len()],
-        };
+    pub(crate) fn new(peers: Peers<Channels>, prior_costs: PriorCosts) -> Self {
+        let known = Known::new(&peers, Costs::new(prior_costs));
         Self {
-            encoder: replicas(Service::Encoder, peers.encoder, EncoderClient::new),
-            sparse: replicas(Service::SparseRetriever, peers.sparse, SparseClient::new),
-            dense: replicas(Service::DenseRetriever, peers.dense, DenseClient::new),
-            colbert: replicas(Service::ColbertScorer, peers.colbert, ColbertClient::new),
-            cross_encoder: replicas(
-                Service::CrossEncoder,
-                peers.cross_encoder,
-                RerankerClient::new,
-            ),
-            costs: Costs::new(prior_costs),
-            view: watch::Sender::new(Arc::new(view)),
+            known: watch::Sender::new(Arc::new(known)),
+            peers,
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),
             lagging: AtomicU64::new(0),
@@ -162,8 +282,17 @@ impl Mesh {
         }
     }
 
-    pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.borrow())
+    pub(crate) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.borrow())
+    }
+
+    /// Whether there is to be somebody to do what the stage does, beside the retrievers.
+    pub(crate) fn has_service_of(&self, stage: HeadStage) -> bool {
+        match stage {
+            HeadStage::Vectors(VectorStage::Rescore) => true,
+            HeadStage::Vectors(VectorStage::LateInteraction) => self.peers.colbert.is_configured(),
+            HeadStage::Rerank => self.peers.cross_encoder.is_configured(),
+        }
     }
 
     /// Looks at all replicas. A look that began after this was called will do; one that was under way will not, since it may have
@@ -171,39 +300,43 @@ impl Mesh {
     pub(crate) async fn look(&self) {
         let needed = self.looks_begun.load(Ordering::Acquire) + 1;
         let _one_at_a_time = self.looking.lock().await;
-        let before = self.view();
-        if before.generation >= needed {
+        let before = self.known();
+        if before.view.generation >= needed {
             return;
         }
-        let generation = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
-        let (sparse, dense, colbert, encoders) = futures::join!(
-            self.sparse
-                .look(&before.sparse, |client| client.describe(deadline)),
-            self.dense
-                .look(&before.dense, |client| client.describe(deadline)),
-            self.colbert
-                .look(&before.colbert, |client| client.describe(deadline)),
-            self.encoder.look_at_bundles(&before.encoders, deadline),
-        );
-        self.readiness.set(sparse.is_reachable());
-        self.view.send_replace(Arc::new(View {
-            generation,
+        let Known {
+            encoder,
             sparse,
             dense,
             colbert,
-            encoders,
+            cross_encoder,
+            costs,
+            view: before,
+        } = before.followed(&self.peers);
+        let generation = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let deadline = Deadline::after(now(), DESCRIBE_TIMEOUT);
+        let view = futures::join!(
+            sparse.look(&before.sparse, |client| client.describe(deadline)),
+            dense.look(&before.dense, |client| client.describe(deadline)),
+            colbert.look(&before.colbert, |client| client.describe(deadline)),
+            encoder.look_at_bundles(&before.encoders, deadline),
+        );
+        self.readiness.set(view.0.is_reachable());
+        self.known.send_replace(Arc::new(Known {
+            view: View {
+                generation,
+                sparse: view.0,
+                dense: view.1,
+                colbert: view.2,
+                encoders: view.3,
+            },
+            encoder,
+            sparse,
+            dense,
+            colbert,
+            cross_encoder,
+            costs,
         }));
-    }
-
-    /// The encoders that serve a bundle. None: nobody has said so, and what an encoder gives has to be looked at.
-    pub(crate) fn encoders_of(&self, fingerprint: &str) -> Option<Vec<usize>> {
-        let view = self.view();
-        let serves = |bundles: &[String]| bundles.iter().any(|bundle| bundle == fingerprint);
-        let serving = view.encoders.iter().enumerate();
-        let serving = serving.filter(|(_, bundles)| serves(bundles));
-        let serving: Vec<usize> = serving.map(|(position, _)| position).collect();
-        (!serving.is_empty()).then_some(serving)
     }
 
     /// Whether stored documents can be reached.
@@ -224,18 +357,18 @@ impl Mesh {
         &self,
         collection: &CollectionName,
         wants: Wants<'_>,
-    ) -> Result<Placement, PlaceError> {
-        let view = self.view();
-        if view.generation == 0 {
+    ) -> Result<Place, PlaceError> {
+        let known = self.known();
+        if known.view.generation == 0 {
             return self.place_fresh(collection, wants).await;
         }
-        let placed = view.place(collection, wants);
-        match &placed {
-            Ok(placement) if placement.lags() => self.place_later(&view, collection, wants).await,
+        match known.view.place(collection, wants) {
+            Ok(placement) if placement.lags() => self.place_later(known, collection, wants).await,
+            Ok(placement) => Ok((known, placement)),
             Err(PlaceError::UnknownCollection(_) | PlaceError::Refused(_)) => {
                 self.place_fresh(collection, wants).await
             }
-            Ok(_) | Err(_) => placed,
+            Err(error) => Err(error),
         }
     }
 
@@ -243,18 +376,19 @@ impl Mesh {
     /// it for hours.
     async fn place_later(
         &self,
-        view: &View,
+        known: Arc<Known>,
         collection: &CollectionName,
         wants: Wants<'_>,
-    ) -> Result<Placement, PlaceError> {
-        if self.lagging.load(Ordering::Relaxed) != view.generation {
-            let looked = timeout(LAG_PATIENCE, self.look()).await;
-            let now_known = self.view();
-            let lagging = looked.map_or(view.generation, |()| now_known.generation);
-            self.lagging.store(lagging, Ordering::Relaxed);
-            return now_known.place(collection, wants);
+    ) -> Result<Place, PlaceError> {
+        let generation = known.view.generation;
+        if self.lagging.load(Ordering::Relaxed) == generation {
+            return known.place(collection, wants);
         }
-        view.place(collection, wants)
+        let looked = timeout(LAG_PATIENCE, self.look()).await;
+        let known = self.known();
+        let lagging = looked.map_or(generation, |()| known.view.generation);
+        self.lagging.store(lagging, Ordering::Relaxed);
+        known.place(collection, wants)
     }
 
     /// Where a plan runs by a new look, when what was known is out of date.
@@ -262,9 +396,9 @@ impl Mesh {
         &self,
         collection: &CollectionName,
         wants: Wants<'_>,
-    ) -> Result<Placement, PlaceError> {
+    ) -> Result<Place, PlaceError> {
         self.look().await;
-        self.view().place(collection, wants)
+        self.known().place(collection, wants)
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct ReplicaState {
 /// Who holds one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holding {
-    /// Replicas of each shard, by their position in the configuration.
+    /// Replicas of each shard, by their positions among those that there are.
     pub(crate) holders: Vec<Vec<usize>>,
     pub(crate) fingerprints: Fingerprints,
     /// Tokens of a title that an encoder read in front of each passage, at most.

@@ -23,15 +23,20 @@ use crate::error::{CallError, Service};
 use crate::metrics::CallKind;
 use futures::future::{Either, select};
 use roster::{InFlight, Outcome, Roster};
+use service_kit::{Channels, MeshChannel};
 use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use tokio::time::timeout;
 
-/// Replicas of one service.
+/// Replicas of one service, by their positions: those that there are at one time.
 #[derive(Debug)]
 pub(crate) struct Replicas<C> {
     roster: Roster,
-    clients: Vec<C>,
+    clients: Vec<Arc<C>>,
+    /// Of their channels.
+    names: Vec<String>,
+    is_configured: bool,
 }
 
 /// An answer that may go on, as a stream does: the replica has its call in flight until this is dropped.
@@ -67,20 +72,65 @@ const fn is_hedged(service: Service) -> bool {
 }
 
 impl<C> Replicas<C> {
-    pub(crate) fn new(service: Service, clients: impl IntoIterator<Item = C>) -> Self {
-        let clients: Vec<C> = clients.into_iter().collect();
+    /// Those that a service has now.
+    pub(crate) fn of(
+        service: Service,
+        channels: &Channels,
+        client: impl Fn(MeshChannel) -> C,
+    ) -> Self {
+        let now = channels.now();
         Self {
-            roster: Roster::new(service, clients.len()),
-            clients,
+            names: now.iter().map(name_of).collect(),
+            is_configured: channels.is_configured(),
+            ..Self::new(service, now.iter().cloned().map(client))
         }
     }
 
-    pub(crate) const fn service(&self) -> Service {
+    fn new(service: Service, clients: impl IntoIterator<Item = C>) -> Self {
+        let clients: Vec<Arc<C>> = clients.into_iter().map(Arc::new).collect();
+        Self {
+            roster: Roster::new(service, clients.len()),
+            clients,
+            names: Vec::new(),
+            is_configured: true,
+        }
+    }
+
+    /// Those that the service has now, where they are others than these; beside each the position that it had. Who stays keeps its
+    /// connection and its standing.
+    pub(crate) fn followed(
+        &self,
+        channels: &Channels,
+        client: impl Fn(MeshChannel) -> C,
+    ) -> Option<(Self, Vec<Option<usize>>)> {
+        let now = channels.now();
+        let names: Vec<String> = now.iter().map(name_of).collect();
+        if names == self.names {
+            return None;
+        }
+        let position_of = |name: &String| self.names.iter().position(|known| known == name);
+        let positions: Vec<Option<usize>> = names.iter().map(position_of).collect();
+        let members = now.iter().zip(&positions);
+        let clients = members.map(|(channel, position)| match position {
+            Some(position) => Arc::clone(&self.clients[*position]),
+            None => Arc::new(client(channel.clone())),
+        });
+        let followed = Self {
+            clients: clients.collect(),
+            roster: self.roster.with_members(&positions),
+            names,
+            is_configured: self.is_configured,
+        };
+        Some((followed, positions))
+    }
+
+    pub(crate) fn service(&self) -> Service {
         self.roster.service()
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.clients.is_empty()
+    /// Whether there are to be any.
+    pub(crate) const fn is_configured(&self) -> bool {
+        self.is_configured
     }
 
     /// All of them, where what they hold is of no matter.
@@ -88,8 +138,8 @@ impl<C> Replicas<C> {
         (0..self.clients.len()).collect()
     }
 
-    pub(crate) fn clients(&self) -> &[C] {
-        &self.clients
+    pub(crate) fn clients(&self) -> impl Iterator<Item = &C> {
+        self.clients.iter().map(Arc::as_ref)
     }
 
     /// Calls one of the holders, and another one where that fails or takes long.
@@ -155,6 +205,10 @@ impl<C> Replicas<C> {
     fn nobody(&self) -> CallError {
         CallError::nobody(self.service())
     }
+}
+
+fn name_of(channel: &MeshChannel) -> String {
+    channel.name().to_owned()
 }
 
 /// Keeps account of a call.

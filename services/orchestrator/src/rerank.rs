@@ -40,7 +40,7 @@ impl Run<'_> {
         let mut watch = self.begin(part.stage.name());
         let window = ranked.ranking.len().min(part.window as usize);
         watch.report.candidates_in = window as u64;
-        let granted = if self.mesh.cross_encoder.is_empty() {
+        let granted = if !self.mesh.cross_encoder.is_configured() {
             Err(StageReason::NotConfigured)
         } else {
             watch.grant(grant)

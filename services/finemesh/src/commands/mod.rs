@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod eval;
+pub(crate) mod health;
 pub(crate) mod index;
 mod judged;
 pub(crate) mod models;

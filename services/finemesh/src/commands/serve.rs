@@ -13,6 +13,12 @@ use crate::output::say;
 pub(crate) async fn serve(config: &Config, target: Target) -> Result<()> {
     let mut signals = Signals::catch()?;
     let address = config.server.address;
+    let security = mesh::security(&config.server)?;
+    let scheme = if security.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     // Bound before anything is loaded: a taken port is told at once.
     let listener = TcpListener::bind(address)
         .await
@@ -24,11 +30,11 @@ pub(crate) async fn serve(config: &Config, target: Target) -> Result<()> {
     let bound = listener.local_addr()?;
     tracing::info!(target = target.service_name(), address = %bound, "serving");
     say(format_args!(
-        "{} serves on http://{bound}",
+        "{} serves on {scheme}://{bound}",
         target.service_name()
     ))?;
     server
-        .serve(listener, async move { signals.recv().await })
+        .serve_secured(listener, security, async move { signals.recv().await })
         .await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::metrics::{CallCounters, CallKind};
 use search_core::ErrorKind;
 use service_kit::now;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An answer that took so many times what the others take is a bad one…
@@ -16,11 +16,17 @@ const OUTLIER_FACTOR: f64 = 5.0;
 /// …but not if it took less than this: among answers of a millisecond, chance makes such outliers.
 const LEAST_OUTLIER: Duration = Duration::from_millis(20);
 
-/// What the replicas of one service are known by. Positions are those of its configuration.
+/// What the replicas of one service are known by, in the order of their positions.
 #[derive(Debug)]
 pub(super) struct Roster {
+    standings: Vec<Arc<Mutex<Standing>>>,
+    common: Arc<Common>,
+}
+
+/// What is known of a service, whoever its replicas are.
+#[derive(Debug)]
+struct Common {
     service: Service,
-    standings: Vec<Mutex<Standing>>,
     /// Of first calls.
     latencies: Mutex<RecentLatencies>,
     budget: Budget,
@@ -75,7 +81,7 @@ impl InFlight<'_> {
     /// Notes that this call has answered before the other one of its request.
     pub(super) fn win(&self) {
         if self.kind == CallKind::Hedge {
-            self.roster.counters.win_hedge();
+            self.roster.common.counters.win_hedge();
         }
     }
 }
@@ -88,24 +94,39 @@ impl Drop for InFlight<'_> {
 
 impl Roster {
     pub(super) fn new(service: Service, replicas: usize) -> Self {
-        Self {
+        let common = Common {
             service,
-            standings: (0..replicas).map(|_| Mutex::new(Standing::new())).collect(),
             latencies: Mutex::new(RecentLatencies::new()),
             budget: Budget::new(),
             counters: CallCounters::new(service),
             turn: AtomicUsize::new(0),
+        };
+        Self {
+            standings: (0..replicas).map(|_| unknown()).collect(),
+            common: Arc::new(common),
         }
     }
 
-    pub(super) const fn service(&self) -> Service {
-        self.service
+    /// The replicas that had these positions, and newcomers.
+    pub(super) fn with_members(&self, positions: &[Option<usize>]) -> Self {
+        let standing = |position: &Option<usize>| match position {
+            Some(position) => Arc::clone(&self.standings[*position]),
+            None => unknown(),
+        };
+        Self {
+            standings: positions.iter().map(standing).collect(),
+            common: Arc::clone(&self.common),
+        }
+    }
+
+    pub(super) fn service(&self) -> Service {
+        self.common.service
     }
 
     /// Who gets a first call. It pays into the budget for extra ones.
     pub(super) fn first(&self, holders: &[usize]) -> Option<usize> {
         let first = self.pick(holders, None)?;
-        self.budget.deposit();
+        self.common.budget.deposit();
         Some(first)
     }
 
@@ -116,8 +137,8 @@ impl Roster {
         if kind == CallKind::Hedge && self.standing(second).is_out(now()) {
             return None;
         }
-        if !self.budget.withdraw(kind) {
-            self.counters.refuse();
+        if !self.common.budget.withdraw(kind) {
+            self.common.counters.refuse();
             return None;
         }
         Some(second)
@@ -125,11 +146,11 @@ impl Roster {
 
     /// What 19 of 20 calls need no longer than; none as long as too few are known.
     pub(super) fn patience(&self) -> Option<Duration> {
-        lock(&self.latencies).p95()
+        lock(&self.common.latencies).p95()
     }
 
     pub(super) fn begin(&self, position: usize, holders: &[usize], kind: CallKind) -> InFlight<'_> {
-        self.counters.call(kind);
+        self.common.counters.call(kind);
         self.standing(position).begin();
         InFlight {
             roster: self,
@@ -145,7 +166,7 @@ impl Roster {
     fn pick(&self, holders: &[usize], except: Option<usize>) -> Option<usize> {
         let now = now();
         let admitted = self.admitted(holders, except, now);
-        let (one, other) = two_of(self.turn.fetch_add(1, Ordering::Relaxed), &admitted)?;
+        let (one, other) = two_of(self.common.turn.fetch_add(1, Ordering::Relaxed), &admitted)?;
         let cost = |position| self.standing(position).cost(now);
         Some(if cost(other) < cost(one) { other } else { one })
     }
@@ -182,7 +203,7 @@ impl Roster {
         // Without those that are abandoned late, the times would be those of the fast ones only, and get shorter and shorter.
         let is_telling = is_answered || (is_bad && call.outcome == Outcome::Abandoned);
         if is_telling && call.kind == CallKind::First {
-            lock(&self.latencies).record(took);
+            lock(&self.common.latencies).record(took);
         }
         let ended = Ended {
             began: call.began,
@@ -192,14 +213,14 @@ impl Roster {
         };
         let ejected_for = self.standing(call.position).end(ended, now);
         if let Some(length) = ejected_for {
-            let (service, replica) = (self.service.name(), call.position);
+            let (service, replica) = (self.service().name(), call.position);
             tracing::warn!(
                 service,
                 replica,
                 ?length,
                 "a replica is left out for a time"
             );
-            self.counters.eject();
+            self.common.counters.eject();
         }
     }
 
@@ -217,6 +238,10 @@ impl Roster {
     fn standing(&self, position: usize) -> MutexGuard<'_, Standing> {
         lock(&self.standings[position])
     }
+}
+
+fn unknown() -> Arc<Mutex<Standing>> {
+    Arc::new(Mutex::new(Standing::new()))
 }
 
 /// What these guard is right after every statement: a thread that panicked left nothing half done.

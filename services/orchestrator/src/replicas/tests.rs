@@ -101,7 +101,7 @@ impl Replicas<Fake> {
     }
 
     fn calls(&self) -> Vec<usize> {
-        self.clients.iter().map(Fake::calls).collect()
+        self.clients().map(Fake::calls).collect()
     }
 
     fn all_calls(&self) -> usize {

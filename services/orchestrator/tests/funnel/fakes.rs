@@ -13,7 +13,8 @@ use search_proto::sparse::sparse_retriever_service_server::{
 use search_proto::{colbert, common, dense, encoder, search, sparse};
 use service_kit::status::{Pushback, status, with_pushback};
 use service_kit::{
-    MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of, in_process, now,
+    Channels, MeshChannel, Problems, Readiness, ServerBuilder, ServerLimits, deadline_of,
+    in_process, now,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -613,9 +614,13 @@ pub(crate) fn encoder(fake: Fake) -> MeshChannel {
 }
 
 pub(crate) fn sparse(fake: Fake) -> MeshChannel {
+    sparse_named("sparse", fake)
+}
+
+pub(crate) fn sparse_named(name: &str, fake: Fake) -> MeshChannel {
     let mut builder = builder();
     builder.add(SparseRetrieverServiceServer::new(fake), &Readiness::ready());
-    serve("sparse", builder)
+    serve(name, builder)
 }
 
 pub(crate) fn dense(fake: Fake) -> MeshChannel {
@@ -668,11 +673,14 @@ impl Mesh {
         Self::with_config(script, config(depth, |_| {}), peers).await
     }
 
-    pub(crate) async fn with_config(
+    pub(crate) async fn with_config<P>(
         script: Script,
         config: Config,
-        peers: impl FnOnce(Fake) -> Peers,
-    ) -> Self {
+        peers: impl FnOnce(Fake) -> P,
+    ) -> Self
+    where
+        P: Into<Peers<Channels>>,
+    {
         let script = Arc::new(Mutex::new(script));
         let fake = Fake {
             script: Arc::clone(&script),

@@ -16,6 +16,7 @@ mod reranking;
 mod reranking_faults;
 mod rescoring;
 mod routing;
+mod scaling;
 mod scorer;
 mod sharding;
 mod streaming;

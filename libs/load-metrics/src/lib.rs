@@ -1,19 +1,22 @@
-//! What is counted of calls that are refused and of work that waits, by OpenTelemetry's API. Names are `finemesh.…`; labels are bounded.
+//! What is counted of calls and of work that waits, by OpenTelemetry's API. Names are `finemesh.…`; labels are bounded.
 //!
 //! Where no receiver is configured nothing is kept. The instruments are made when the first thing is counted: telemetry has to be started
 //! before a server is.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 use search_core::Criticality;
 
-/// Bounds of queue times in seconds: from what nobody notices to more than anybody waits for.
-const QUEUE_SECONDS: [f64; 14] = [
+/// Bounds of times in seconds: from what nobody notices to more than anybody waits for.
+const SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 ];
+
+/// Bounds of parts of a budget. A stage that leaves more than a tenth of its calls' time to its queue wants another replica.
+const BUDGET_SHARES: [f64; 11] = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0];
 
 /// Why a call was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +61,13 @@ struct Instruments {
     refused: Counter<u64>,
     dropped: Counter<u64>,
     queue: Histogram<f64>,
+    queue_share: Histogram<f64>,
+    in_flight: UpDownCounter<i64>,
+    calls: Histogram<f64>,
 }
 
 static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
-    let meter = global::meter("service-kit");
+    let meter = global::meter("finemesh");
     Instruments {
         refused: meter
             .u64_counter("finemesh.calls.refused")
@@ -77,7 +83,25 @@ static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| {
             .f64_histogram("finemesh.queue.duration")
             .with_description("How long work waited that was begun")
             .with_unit("s")
-            .with_boundaries(QUEUE_SECONDS.to_vec())
+            .with_boundaries(SECONDS.to_vec())
+            .build(),
+        queue_share: meter
+            .f64_histogram("finemesh.queue.budget_share")
+            .with_description("Time that work waited, by the time that its call had when it came")
+            .with_boundaries(BUDGET_SHARES.to_vec())
+            .build(),
+        in_flight: meter
+            .i64_up_down_counter("finemesh.calls.in_flight")
+            .with_description("Calls that are being answered")
+            .with_unit("{call}")
+            .build(),
+        calls: meter
+            .f64_histogram("finemesh.calls.duration")
+            .with_description(
+                "How long calls took until the end of their answer, by RPC and status",
+            )
+            .with_unit("s")
+            .with_boundaries(SECONDS.to_vec())
             .build(),
     }
 });
@@ -115,11 +139,14 @@ impl Counts {
         }
     }
 
-    /// Work was begun that had waited this long.
-    pub fn waited(&self, time: Duration) {
-        INSTRUMENTS
-            .queue
-            .record(time.as_secs_f64(), &[self.label()]);
+    /// Work was begun that had waited this long. `budget` is the time that it had when it came; none: it had no deadline.
+    pub fn waited(&self, time: Duration, budget: Option<Duration>) {
+        let label = [self.label()];
+        INSTRUMENTS.queue.record(time.as_secs_f64(), &label);
+        if let Some(budget) = budget.filter(|budget| !budget.is_zero()) {
+            let share = time.as_secs_f64() / budget.as_secs_f64();
+            INSTRUMENTS.queue_share.record(share, &label);
+        }
     }
 
     fn label(&self) -> KeyValue {
@@ -127,36 +154,40 @@ impl Counts {
     }
 }
 
-/// Work that waits. Dropped, it counts as cancelled, unless it was begun or its time was over.
+/// A call that is being answered, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    counts: Counts,
-    is_settled: bool,
+pub struct InFlight {
+    rpc: KeyValue,
+    began: Instant,
+    status: &'static str,
 }
 
-impl Waiting {
-    pub(crate) fn new(counts: &Counts) -> Self {
+impl InFlight {
+    /// Of this RPC, one of few.
+    #[must_use]
+    pub fn begin(rpc: impl Into<Arc<str>>) -> Self {
+        let rpc = KeyValue::new("rpc", rpc.into());
+        INSTRUMENTS.in_flight.add(1, std::slice::from_ref(&rpc));
         Self {
-            counts: counts.clone(),
-            is_settled: false,
+            rpc,
+            began: Instant::now(),
+            status: "CANCELLED",
         }
     }
 
-    pub(crate) fn begun(mut self, waited: Duration) {
-        self.is_settled = true;
-        self.counts.waited(waited);
-    }
-
-    pub(crate) fn expired(mut self) {
-        self.is_settled = true;
-        self.counts.dropped(Dropped::Deadline, 1);
+    /// It ended with this status; otherwise it is cancelled.
+    pub const fn end(&mut self, status: &'static str) {
+        self.status = status;
     }
 }
 
-impl Drop for Waiting {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.counts.dropped(Dropped::Cancelled, 1);
-        }
+        let took = self.began.elapsed();
+        INSTRUMENTS
+            .in_flight
+            .add(-1, std::slice::from_ref(&self.rpc));
+        let labels = [self.rpc.clone(), KeyValue::new("status", self.status)];
+        INSTRUMENTS.calls.record(took.as_secs_f64(), &labels);
     }
 }
