@@ -1,10 +1,15 @@
-"""The chart's tests: finds the tools, and renders what is in ci/."""
+"""The chart's tests. They need Helm, what is in requirements.txt, and in FINEMESH_BIN the program:
 
-import os
-import shutil
+go install helm.sh/helm/v3/cmd/helm@v3.22.0
+python3 -m venv target/chart && target/chart/bin/pip install -q -r tests/chart/requirements.txt
+FINEMESH_BIN=target/debug/finemesh target/chart/bin/python -m pytest -q tests/chart
+"""
+
 from pathlib import Path
 
 import pytest
+
+import tools
 from rendering import CI_FILES, Chart, Objects, scenario_of
 
 
@@ -12,20 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the golden renders instead of comparing with them")
 
 
-def missing(tool: str) -> None:
-    """Not everyone has every tool. CI has."""
-    sentence = f"{tool}: what it would check is not checked"
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{sentence}, which CI does not accept")
-    pytest.skip(sentence)
-
-
 @pytest.fixture(scope="session")
 def chart() -> Chart:
-    helm = shutil.which("helm") or shutil.which("helm", path=str(Path.home() / "go/bin"))
-    if helm is None:
-        missing("helm is not on the path (go install helm.sh/helm/v3/cmd/helm@v3.22.0)")
-    return Chart(helm)
+    return Chart(tools.helm())
 
 
 @pytest.fixture(scope="session", params=CI_FILES, ids=scenario_of)
@@ -41,8 +35,4 @@ def objects(chart: Chart, values_file: Path) -> Objects:
 
 @pytest.fixture(scope="session")
 def finemesh() -> str:
-    """The program, whose own word on a configuration counts."""
-    program = os.environ.get("FINEMESH_BIN", "")
-    if not Path(program).is_file():
-        missing("FINEMESH_BIN names no finemesh program")
-    return program
+    return tools.finemesh()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from rendering import CHART, Chart
 
 SHOWN = "notes: {{ tpl (.Files.Get `NOTES.txt`) . | toJson }}\n"

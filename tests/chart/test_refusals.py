@@ -1,14 +1,17 @@
 """Values that cannot work are refused with a sentence that says what to change."""
 
+from pathlib import Path
+
 import pytest
 import yaml
-from rendering import Chart
+
+from rendering import CHART, Chart
 
 S3 = {"storage": {"type": "s3", "s3": {"bucket": "b"}}}
 """Where more than one node is meant."""
 
 
-def refusal(chart: Chart, values: dict, tmp_path) -> str:
+def refusal(chart: Chart, values: dict, tmp_path: Path) -> str:
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     outcome = chart.template(file)
@@ -68,11 +71,11 @@ def refusal(chart: Chart, values: dict, tmp_path) -> str:
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:40],
 )
-def test_it_says_what_to_change(chart: Chart, tmp_path, values: dict, sentence: str) -> None:
+def test_it_says_what_to_change(chart: Chart, tmp_path: Path, values: dict, sentence: str) -> None:
     assert sentence in refusal(chart, values, tmp_path)
 
 
-def test_all_mistakes_are_told_at_once(chart: Chart, tmp_path) -> None:
+def test_all_mistakes_are_told_at_once(chart: Chart, tmp_path: Path) -> None:
     values = {"shards": 0, "storage": {"type": "s3"}, "apiKeys": {"enabled": True}}
     said = refusal(chart, values, tmp_path)
     assert all(sentence in said for sentence in ("shards is 0", "without a bucket", "without keys"))
@@ -91,10 +94,18 @@ def test_all_mistakes_are_told_at_once(chart: Chart, tmp_path) -> None:
         ({"indexer": {"replicas": 2}}, "replicas"),
         ({"storage": {"type": "nfs"}}, "type"),
         ({"shards": "two"}, "shards"),
+        ({"tls": None}, "tls"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
-def test_unknown_keys_and_wrong_types_are_named(chart: Chart, tmp_path, values: dict, named: str) -> None:
+def test_unknown_keys_and_wrong_types_are_named(chart: Chart, tmp_path: Path, values: dict, named: str) -> None:
     said = refusal(chart, values, tmp_path)
     assert "don't meet the specifications of the schema" in said
     assert named in said
+
+
+def test_a_stage_may_be_left_empty(chart: Chart, tmp_path: Path) -> None:
+    """As it is where all below it is commented out."""
+    file = tmp_path / "values.yaml"
+    file.write_text("orchestrator:\nencoder:\n")
+    assert chart.render(file) == chart.render(CHART / "ci/default-values.yaml")

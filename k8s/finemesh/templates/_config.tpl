@@ -12,8 +12,10 @@
 {{- end }}
 {{- if $stage.isServer }}
 {{-   $_ := set $config "server" (merge (include "finemesh.config.server" . | fromJson) $user.server) }}
-{{-   $_ := set $config "peers" (include "finemesh.config.peers" . | fromJson) }}
 {{-   $_ := set $config "telemetry" (merge (dict "prometheus_address" "0.0.0.0:9464") $user.telemetry) }}
+{{- end }}
+{{- if $stage.callees }}
+{{-   $_ := set $config "peers" (include "finemesh.config.peers" . | fromJson) }}
 {{- end }}
 {{- include "finemesh.toml" (dict "table" $config "path" "") | trim }}
 {{- end }}
@@ -47,21 +49,18 @@
 {{- toJson $server }}
 {{- end }}
 
-{{/* With TLS every stage has a certificate to show, if only to itself: probes are calls, too. */}}
+{{/* Whom the stage calls, and how. */}}
 {{- define "finemesh.config.peers" -}}
 {{- $peers := dict }}
 {{- range .stage.callees }}
 {{-   $_ := set $peers .section (list (printf "dns:///%s:7700" .fullname)) }}
 {{- end }}
-{{- if .stage.callees }}
-{{-   $peers = merge $peers .root.Values.config.peers }}
-{{- end }}
 {{- if .root.Values.tls.enabled }}
 {{-   $_ := set $peers "tls" (dict "ca" "/etc/finemesh/tls/ca.crt" "certificate" "/etc/finemesh/tls/tls.crt" "key" "/etc/finemesh/tls/tls.key") }}
-{{- else if .stage.callees }}
+{{- else }}
 {{-   $_ := set $peers "plaintext" true }}
 {{- end }}
-{{- toJson $peers }}
+{{- toJson (merge $peers .root.Values.config.peers) }}
 {{- end }}
 
 {{- define "finemesh.config.storage" -}}

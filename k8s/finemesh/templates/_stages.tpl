@@ -43,7 +43,8 @@ The stages that are switched on, by key, as JSON. Each has what the table says, 
 {{- define "finemesh.stages" -}}
 {{- $stages := dict }}
 {{- range $key, $facts := include "finemesh.graph" . | fromYaml }}
-{{-   $values := mergeOverwrite (deepCopy $.Values.common) (deepCopy (index $.Values $key)) }}
+{{-   $own := index $.Values $key | default dict }}
+{{-   $values := mergeOverwrite (deepCopy $.Values.common) (deepCopy $own) }}
 {{-   $isServer := ne $facts.workload "Job" }}
 {{-   $isOn := $isServer | ternary (dig "enabled" true $values) (or (dig "job" "enabled" false $values) (dig "cronJob" "enabled" false $values)) }}
 {{-   if $isOn }}
