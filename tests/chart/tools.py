@@ -1,0 +1,30 @@
+"""Tools that not everyone has. CI has."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+"""What CI installs with Go."""
+
+
+def missing(tool: str) -> NoReturn:
+    """Says what cannot be checked. Skips the test, or fails it in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{tool}; CI has to have it")
+    pytest.skip(f"{tool}: not checked")
+
+
+def helm() -> str:
+    """On the path, or where Go installs."""
+    found = shutil.which("helm") or shutil.which("helm", path=Path.home() / "go/bin")
+    return found or missing(f"helm is not installed (go install {HELM})")
+
+
+def finemesh() -> str:
+    """The program, whose own word on a configuration counts."""
+    program = os.environ.get("FINEMESH_BIN", "")
+    return program if Path(program).is_file() else missing(f"FINEMESH_BIN is {program!r}, which is no program")
