@@ -1,8 +1,8 @@
-"""The chart's tests. They need Helm, what is in requirements.txt, and in FINEMESH_BIN the program:
+"""The chart's tests. They need Helm, what is in requirements.txt, and the program:
 
 go install helm.sh/helm/v3/cmd/helm@v3.22.0
 python3 -m venv target/chart && target/chart/bin/pip install -q -r tests/chart/requirements.txt
-FINEMESH_BIN=target/debug/finemesh target/chart/bin/python -m pytest -q tests/chart
+target/chart/bin/python -m pytest -q tests/chart
 """
 
 from pathlib import Path

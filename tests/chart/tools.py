@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 """What CI installs with Go."""
 
@@ -26,5 +27,8 @@ def helm() -> str:
 
 def finemesh() -> str:
     """The program, whose own word on a configuration counts."""
-    program = os.environ.get("FINEMESH_BIN", "")
-    return program if Path(program).is_file() else missing(f"FINEMESH_BIN is {program!r}, which is no program")
+    places = [os.environ.get("FINEMESH_BINARY", ""), ROOT / "target/debug/finemesh", ROOT / "target/release/finemesh"]
+    for place in map(Path, filter(None, places)):
+        if place.is_file():
+            return str(place.absolute())
+    missing("there is no finemesh binary (cargo build -p finemesh, or name one in FINEMESH_BINARY)")

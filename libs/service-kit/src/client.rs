@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use search_core::{Deadline, ErrorKind};
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::util::BoxCloneSyncService;
@@ -146,10 +147,14 @@ async fn connect_securely(
     host: String,
 ) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
     let address = uri.authority().map_or("", |authority| authority.as_str());
-    let socket = TcpStream::connect(address).await?;
-    socket.set_nodelay(true)?;
     let name = server_name(&host).map_err(io::Error::other)?;
-    Ok(TokioIo::new(tls.connector().connect(name, socket).await?))
+    let connect = async {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        tls.connector().connect(name, socket).await
+    };
+    // A peer may take the connection and say nothing.
+    Ok(TokioIo::new(timeout(CONNECT_TIMEOUT, connect).await??))
 }
 
 impl MeshChannel {

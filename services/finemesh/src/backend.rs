@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::search::search_service_client::SearchServiceClient;
 use service_kit::tls::ClientTls;
-use service_kit::{Dialer, MAX_MESSAGE_BYTES, MeshChannel};
+use service_kit::{Dialer, MAX_MESSAGE_BYTES, MeshChannel, Server};
 
-use crate::cli::GlobalArgs;
+use crate::cli::{GlobalArgs, Target};
 use crate::config::Config;
 use crate::mesh;
 use crate::needs::Needs;
@@ -26,9 +26,22 @@ impl Backend {
     pub(crate) async fn open(global: &GlobalArgs, config: &Config, needs: Needs) -> Result<Self> {
         let channel = match &global.address {
             Some(address) => dial(address, config)?,
-            None => embedded(config, needs).await?,
+            None => embedded(&mesh::all(config, needs).await?),
         };
-        Ok(Self {
+        Ok(Self::over(channel, global))
+    }
+
+    /// The same for a command that only changes collections: an embedded mesh need not serve them, nor fetch them from afar.
+    pub(crate) async fn open_indexer(global: &GlobalArgs, config: &Config) -> Result<Self> {
+        let channel = match &global.address {
+            Some(address) => dial(address, config)?,
+            None => embedded(&mesh::server(config, Target::Indexer).await?),
+        };
+        Ok(Self::over(channel, global))
+    }
+
+    fn over(channel: MeshChannel, global: &GlobalArgs) -> Self {
+        Self {
             search: SearchServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
@@ -36,7 +49,7 @@ impl Backend {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
             arguments: arguments(global),
-        })
+        }
     }
 
     /// How to call a command on this mesh: the program and the options that name the mesh.
@@ -63,10 +76,9 @@ pub(crate) fn dial(address: &str, config: &Config) -> Result<MeshChannel> {
     dialer.channel(authority).context("--address")
 }
 
-async fn embedded(config: &Config, needs: Needs) -> Result<MeshChannel> {
-    let server = mesh::all(config, needs).await?;
-    // It ends with the process: a command that has its answer has no calls in flight.
-    Ok(mesh::pipe("embedded", &server))
+/// It ends with the process: a command that has its answer has no calls in flight.
+fn embedded(server: &Server) -> MeshChannel {
+    mesh::pipe("embedded", server)
 }
 
 fn arguments(global: &GlobalArgs) -> String {

@@ -86,11 +86,11 @@ async fn dispatch(command: Command, global: &GlobalArgs, config: &Config) -> Res
             commands::demo::demo(&mut backend, args).await
         }
         Command::Index(args) => {
-            let mut backend = Backend::open(global, config, Needs::INDEXING).await?;
+            let mut backend = Backend::open_indexer(global, config).await?;
             commands::index::index(&mut backend, args).await
         }
         Command::Delete(args) => {
-            let mut backend = Backend::open(global, config, Needs::INDEXING).await?;
+            let mut backend = Backend::open_indexer(global, config).await?;
             commands::index::delete(&mut backend, args).await
         }
         Command::Search(args) => {
@@ -130,13 +130,16 @@ fn service_name(command: &Command) -> &'static str {
 }
 
 /// A command that answers a person logs warnings only, unless the configuration says otherwise, and leaves the metrics' port to the
-/// server of the same configuration.
+/// server of the same configuration. A probe leaves no trace.
 fn telemetry_of(command: &Command, config: &Config) -> TelemetryConfig {
     let mut telemetry = config.telemetry.clone();
     if matches!(command, Command::Serve(_) | Command::Up) {
         return telemetry;
     }
     telemetry.prometheus_address = None;
+    if matches!(command, Command::Health(_)) {
+        telemetry.otlp_endpoint = None;
+    }
     if telemetry.log == TelemetryConfig::default().log {
         "warn".clone_into(&mut telemetry.log);
     }

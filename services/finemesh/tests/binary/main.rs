@@ -12,4 +12,5 @@ mod models;
 mod process;
 mod quality;
 mod rescoring;
+mod security;
 mod tune;

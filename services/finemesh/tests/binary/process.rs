@@ -71,7 +71,7 @@ impl Finemesh {
 /// A service as a process of its own, ended with this.
 pub(crate) struct Served {
     process: Child,
-    /// `http://host:port`.
+    /// `http://host:port`, or `https://…`.
     pub(crate) address: String,
 }
 
@@ -100,7 +100,8 @@ impl Served {
 
     /// As peers are named: a list of one.
     pub(crate) fn as_peers(&self) -> String {
-        format!("[\"{}\"]", self.address.trim_start_matches("http://"))
+        let (_, authority) = self.address.split_once("://").expect("a scheme");
+        format!("[\"{authority}\"]")
     }
 }
 
