@@ -11,9 +11,6 @@ use crate::config::Config;
 use crate::mesh;
 use crate::needs::Needs;
 
-/// The environment variable with the key that a mesh asks for.
-const API_KEY: &str = "FINEMESH_API_KEY";
-
 /// Clients of the public services.
 pub(crate) struct Backend {
     pub(crate) search: SearchServiceClient<MeshChannel>,
@@ -25,7 +22,7 @@ impl Backend {
     /// Connects to `--address`, or starts all services in this process.
     pub(crate) async fn open(global: &GlobalArgs, config: &Config, needs: Needs) -> Result<Self> {
         let channel = match &global.address {
-            Some(address) => dial(address, config)?,
+            Some(address) => dial(address, global, config)?,
             None => embedded(&mesh::all(config, needs).await?),
         };
         Ok(Self::over(channel, global))
@@ -34,7 +31,7 @@ impl Backend {
     /// The same for a command that only changes collections: an embedded mesh need not serve them, nor fetch them from afar.
     pub(crate) async fn open_indexer(global: &GlobalArgs, config: &Config) -> Result<Self> {
         let channel = match &global.address {
-            Some(address) => dial(address, config)?,
+            Some(address) => dial(address, global, config)?,
             None => embedded(&mesh::server(config, Target::Indexer).await?),
         };
         Ok(Self::over(channel, global))
@@ -60,7 +57,7 @@ impl Backend {
 }
 
 /// A channel to `--address`: with TLS, as `peers.tls` has it, where it begins with https://.
-pub(crate) fn dial(address: &str, config: &Config) -> Result<MeshChannel> {
+pub(crate) fn dial(address: &str, global: &GlobalArgs, config: &Config) -> Result<MeshChannel> {
     let (dialer, authority) = match address.strip_prefix("https://") {
         Some(authority) => {
             let tls = config.peers.tls.clone().unwrap_or_default();
@@ -69,9 +66,9 @@ pub(crate) fn dial(address: &str, config: &Config) -> Result<MeshChannel> {
         }
         None => (Dialer::plaintext(), address),
     };
-    let dialer = match std::env::var(API_KEY) {
-        Ok(key) => dialer.with_api_key(&key).context(API_KEY)?,
-        Err(_) => dialer,
+    let dialer = match &global.api_key {
+        Some(key) => dialer.with_api_key(key).context("--api-key")?,
+        None => dialer,
     };
     dialer.channel(authority).context("--address")
 }

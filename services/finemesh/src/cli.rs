@@ -25,10 +25,18 @@ pub(crate) struct GlobalArgs {
     /// Folder of the embedded mesh's collections [default: a folder of the user's]
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "address")]
     pub(crate) data: Option<PathBuf>,
-    /// Talk to a running mesh instead of starting an embedded one, e.g. http://127.0.0.1:7700; https:// as `peers.tls` says. An API key is
-    /// taken from FINEMESH_API_KEY
+    /// Talk to a running mesh instead of starting an embedded one, e.g. http://127.0.0.1:7700; https:// as `peers.tls` says
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) address: Option<String>,
+    /// The key that it asks for
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "FINEMESH_API_KEY",
+        hide_env_values = true
+    )]
+    pub(crate) api_key: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks the server of `--address`, or the one that is configured, on this machine. An error where it does not serve.
 pub(crate) async fn health(global: &GlobalArgs, config: &Config, args: HealthArgs) -> Result<()> {
     let channel = match &global.address {
-        Some(address) => backend::dial(address, config)?,
+        Some(address) => backend::dial(address, global, config)?,
         None => own_server(config)?,
     };
     let mut request = tonic::Request::new(HealthCheckRequest {
