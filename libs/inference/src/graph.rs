@@ -167,6 +167,7 @@ impl OnnxGraph {
         &self,
         names: &[&str],
     ) -> Result<RunOptions<HasSelectedOutputs>, LoadError> {
+        let _inside = runtime::enter();
         let selector = names
             .iter()
             .fold(OutputSelector::no_default(), |selector, name| {
@@ -185,6 +186,8 @@ impl OnnxGraph {
         rows: &[&TokenIds],
         outputs: &'a RunOptions<HasSelectedOutputs>,
     ) -> Result<BatchOutputs<'a>, ModelError> {
+        // Before whatever is the runtime's, so that it is given back after it.
+        let inside = runtime::enter();
         let tokens = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         self.fill(rows, tokens);
         let shape = [rows.len(), tokens];
@@ -197,7 +200,6 @@ impl OnnxGraph {
             };
             values.push(TensorRef::from_array_view((shape, cells.as_slice()))?.into());
         }
-        let inside = runtime::enter();
         let started = Instant::now();
         let values = self.session.run_with_options(values.as_slice(), outputs)?;
         Ok(BatchOutputs {

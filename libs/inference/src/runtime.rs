@@ -1,7 +1,10 @@
 //! ONNX Runtime, loaded once per process, and what it computes on.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::Duration;
 
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider as _};
@@ -15,12 +18,21 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 /// Held shared by whoever is inside the runtime, and alone by the end of the process.
 static INSIDE: RwLock<()> = RwLock::new(());
 
-/// Waits for the batches that are being computed, and lets no other begin: what wants to be computed then waits for ever.
+/// Waits for the batches that are being computed, and lets no other begin: what wants to be computed then waits for ever. What takes longer
+/// than `patience`, as a model that is being loaded may, is not waited for.
 ///
 /// For the end of a process, which tears the runtime's library down under a thread that is inside it.
-pub fn leave_for_good() {
-    let alone = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
-    std::mem::forget(alone);
+pub fn leave_for_good(patience: Duration) {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let alone = INSIDE.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::forget(alone);
+        // Who no longer waits needs no answer.
+        let _ = sender.send(());
+    });
+    if receiver.recv_timeout(patience).is_err() {
+        tracing::warn!("the process ends while a model is at work");
+    }
 }
 
 /// To be held while the runtime works.

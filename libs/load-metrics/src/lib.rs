@@ -137,6 +137,10 @@ impl Counts {
             let labels = [self.label(), KeyValue::new("reason", why.as_str())];
             INSTRUMENTS.dropped.add(items, &labels);
         }
+        if why == Dropped::Deadline && items > 0 {
+            // All of its time was left in the queue.
+            INSTRUMENTS.queue_share.record(1.0, &[self.label()]);
+        }
     }
 
     /// Work was begun that had waited this long. `budget` is the time that it had when it came; none: it had no deadline.

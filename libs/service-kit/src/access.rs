@@ -1,6 +1,6 @@
 //! Who may call what: callers that show a key, and callers whose certificates have a name.
 //!
-//! A probe of health is open to all who can connect: it says nothing but whether the server is well.
+//! A check of health is open to all who can connect: it says nothing but whether the server is well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -55,6 +55,12 @@ impl Access {
         }
     }
 
+    /// Whether a key has to be shown.
+    #[must_use]
+    pub const fn asks_for_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// Answers for the server where the caller may not call.
     pub(crate) async fn obey<S>(
         self,
@@ -77,7 +83,7 @@ impl Access {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<(), Status> {
-        if path.starts_with("/grpc.health.v1.Health/") {
+        if path == "/grpc.health.v1.Health/Check" {
             return Ok(());
         }
         if let Some(keys) = &self.keys {
@@ -117,7 +123,7 @@ pub fn is_rpc(descriptor_set: &[u8], name: &str) -> bool {
     })
 }
 
-/// A key that compares in the same time whatever is wrong with the other one.
+/// A key that compares in the same time wherever another one of its length differs.
 struct Key(Vec<u8>);
 
 impl std::fmt::Debug for Key {
@@ -149,9 +155,12 @@ fn keys(content: &Content) -> Result<Vec<Key>, FileError> {
     let lines = lines.map(|(number, line)| (number + 1, line.trim_ascii()));
     let mut keys = Vec::new();
     for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
-        if line.len() < LEAST_KEY_BYTES || !line.iter().all(u8::is_ascii_graphic) {
+        if line.len() < LEAST_KEY_BYTES
+            || line.starts_with(b"#")
+            || !line.iter().all(u8::is_ascii_graphic)
+        {
             return Err(content.error(format!(
-                "line {number}: a key has at least {LEAST_KEY_BYTES} characters, ASCII without spaces"
+                "line {number}: a key has at least {LEAST_KEY_BYTES} characters, ASCII without spaces, and does not begin with #"
             )));
         }
         keys.push(Key(line.to_vec()));

@@ -117,9 +117,9 @@ impl Dialer {
 
     /// The same to one of the addresses that a host has.
     pub(crate) fn channel_at(&self, address: SocketAddr, host: &str) -> MeshChannel {
-        let address = address.to_string();
-        let endpoint = endpoint(&address).expect("a socket address is host and port");
-        self.over(&address, endpoint, host)
+        let endpoint = endpoint(&address.to_string()).expect("a socket address is host and port");
+        // By both: another host's certificate may come to the same address.
+        self.over(&format!("{address} ({host})"), endpoint, host)
     }
 
     fn over(&self, name: &str, endpoint: Endpoint, host: &str) -> MeshChannel {

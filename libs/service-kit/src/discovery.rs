@@ -46,6 +46,7 @@ impl FromStr for PeerAddress {
         check_address(name)?;
         let (host, port) = name
             .rsplit_once(':')
+            .filter(|(host, _)| !host.contains(['/', '@', '[', ':']))
             .ok_or_else(|| InvalidAddress::new(address))?;
         Ok(Self::EachOf {
             host: host.to_owned(),
@@ -195,9 +196,25 @@ struct Lookup;
 
 impl Resolve for Lookup {
     async fn addresses(&self, host: &str, port: u16) -> io::Result<BTreeSet<SocketAddr>> {
-        let found = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await??;
-        Ok(found.collect())
+        match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await? {
+            Ok(found) => Ok(found.collect()),
+            Err(error) if says_nobody(&error) => Ok(BTreeSet::new()),
+            Err(error) => Err(error),
+        }
     }
+}
+
+/// Whether a name server has answered that the name has no address, as those of services without a ready replica do; otherwise it could not
+/// be asked. The error has no code that says so: these are glibc's words for EAI_NONAME and EAI_NODATA, and musl's.
+fn says_nobody(error: &io::Error) -> bool {
+    let message = error.to_string();
+    let words = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+    ];
+    words.iter().any(|words| message.contains(words))
 }
 
 /// The replicas behind each of the configured addresses.
@@ -230,9 +247,12 @@ impl<R: Resolve> Replicas<R> {
         })
     }
 
+    /// Two names may share an address: it is one replica.
     fn channels(&self) -> Arc<[MeshChannel]> {
+        let mut seen = BTreeSet::new();
         let found = self.of_peers.iter().flat_map(|(_, found)| &found.channels);
-        found.map(|(_, channel)| channel.clone()).collect()
+        let distinct = found.filter(|(at, _)| at.is_none_or(|at| seen.insert(at)));
+        distinct.map(|(_, channel)| channel.clone()).collect()
     }
 
     /// Resolves all names. Whether any has changed.
@@ -249,7 +269,7 @@ impl<R: Resolve> Replicas<R> {
 }
 
 impl Found {
-    /// A name that cannot be resolved keeps the addresses that it had: who is gone does not answer, and who is not, does.
+    /// A name that cannot be asked for keeps the addresses that it had: who is gone does not answer, and who is not, does.
     fn update(
         &mut self,
         addresses: io::Result<BTreeSet<SocketAddr>>,
@@ -331,7 +351,7 @@ mod tests {
         .await
         .unwrap();
         assert!(channels.is_configured());
-        let at = |last: u8| format!("10.0.0.{last}:7700");
+        let at = |last: u8| format!("10.0.0.{last}:7700 (replicas)");
         // Between two looks.
         tokio::time::sleep(interval / 2).await;
         for expected in [&[][..], &[1, 2], &[1, 2, 3], &[1, 2, 3], &[3]] {
@@ -351,7 +371,21 @@ mod tests {
         let interval = Duration::from_secs(1);
         let channels = Channels::follow(peers, Dialer::plaintext(), interval).await;
         let names = names(&channels.unwrap());
-        assert!(names.contains(&"127.0.0.1:7700".to_owned()), "{names:?}");
+        let local = "127.0.0.1:7700 (localhost)".to_owned();
+        assert!(names.contains(&local), "{names:?}");
+        let nobody = Lookup.addresses("nobody.invalid", 1).await;
+        // Where there is no name server to ask, it fails.
+        assert!(nobody.is_err() || nobody.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_of_two_names_is_one_replica() {
+        let script = Scripted(Mutex::new([Some(vec![1])].into()));
+        let peers = ["dns:///one:7700", "dns:///other:7700"];
+        let peers = peers.map(|peer| peer.parse().unwrap()).to_vec();
+        let interval = Duration::from_secs(1);
+        let channels = Channels::follow_with(script, peers, Dialer::plaintext(), interval).await;
+        assert_eq!(names(&channels.unwrap()), ["10.0.0.1:7700 (one)"]);
     }
 
     #[test]
@@ -366,6 +400,9 @@ mod tests {
             assert_eq!((read.to_string().as_str(), read.host()), (written, host));
         }
         for wrong in [
+            "dns:///http://encoder:7700",
+            "dns:///[::1]:7700",
+            "dns:///user@encoder:7700",
             "dns:///encoder",
             "dns:///:7700",
             "dns:///a:1/b",

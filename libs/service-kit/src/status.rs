@@ -141,13 +141,14 @@ pub fn kind_of(status: &Status) -> ErrorKind {
     match status.code() {
         Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
         Code::NotFound => ErrorKind::NotFound,
-        Code::FailedPrecondition
-        | Code::AlreadyExists
-        | Code::Aborted
-        | Code::PermissionDenied
-        | Code::Unauthenticated => ErrorKind::FailedPrecondition,
+        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => {
+            ErrorKind::FailedPrecondition
+        }
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
-        Code::Unavailable => ErrorKind::Unavailable,
+        // A peer that does not let us in is as good as none; another one may.
+        Code::Unavailable | Code::PermissionDenied | Code::Unauthenticated => {
+            ErrorKind::Unavailable
+        }
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         Code::Cancelled => ErrorKind::Cancelled,
         Code::DataLoss => ErrorKind::DataLoss,

@@ -228,14 +228,17 @@ fn system_roots() -> Result<RootCertStore, FileError> {
     Ok(roots)
 }
 
-/// The names that a certificate is for: of hosts, and URIs as SPIFFE's.
+/// The names that a certificate is for: of hosts, in lower case, and URIs as SPIFFE's. What is neither is no name, so that none stands for
+/// one of the other kind.
 pub(crate) fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else {
         return Vec::new();
     };
-    let names = certificate.valid_dns_names();
-    let names = names.chain(certificate.valid_uri_names());
-    names.map(str::to_owned).collect()
+    let hosts = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+    let uris = certificate.valid_uri_names().map(str::to_owned);
+    hosts
+        .chain(uris.filter(|uri| uri.contains("://")))
+        .collect()
 }
 
 /// The name that a peer's certificate has to have, of `host`, an IP address or a name.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -27,8 +28,8 @@ const PIPE_BYTES: usize = 256 * 1024;
 const BACKLOG: usize = 64;
 /// A caller's part of a handshake is two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way; more connections wait to be accepted.
-const MAX_HANDSHAKES: usize = 256;
+/// Handshakes under way; more connections wait to be accepted. Some kilobytes each.
+const MAX_HANDSHAKES: usize = 4096;
 /// Rest after a failed accept (no file handles left, say), so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -97,7 +98,8 @@ pub(crate) fn sockets(
     accepted(listener).map(|socket| socket.map(|socket| (socket, Caller::default())))
 }
 
-/// The same, where callers speak TLS. One that does not, or takes too long to, is let go, and holds up nobody.
+/// The same, where callers speak TLS. One that does not, or takes too long to, is let go, and holds up nobody: handshakes run beside the
+/// accepting, and beside each other.
 pub(crate) fn secured_sockets(
     listener: TcpListener,
     tls: ServerTls,
@@ -105,26 +107,36 @@ pub(crate) fn secured_sockets(
     let handshakes = accepted(listener).map(move |socket| {
         let acceptor = tls.acceptor();
         async move {
-            let socket = match socket {
-                Ok(socket) => socket,
-                Err(error) => return Some(Err(error)),
-            };
-            match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
-                Ok(Ok(connection)) => {
-                    let caller = Caller::of(&connection);
-                    Some(Ok((connection, caller)))
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a connection did not get to TLS");
-                    None
-                }
-                Err(_) => None,
+            match socket {
+                Ok(socket) => tokio::spawn(handshake(acceptor, socket))
+                    .await
+                    .ok()?
+                    .map(Ok),
+                Err(error) => Some(Err(error)),
             }
         }
     });
     handshakes
         .buffer_unordered(MAX_HANDSHAKES)
         .filter_map(future::ready)
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+) -> Option<Accepted<TlsStream<TcpStream>>> {
+    let peer = socket.peer_addr().ok();
+    let accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await;
+    match accepted.unwrap_or_else(|late| Err(late.into())) {
+        Ok(connection) => {
+            let caller = Caller::of(&connection);
+            Some((connection, caller))
+        }
+        Err(error) => {
+            tracing::info!(?peer, %error, "a connection did not get to TLS");
+            None
+        }
+    }
 }
 
 fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {

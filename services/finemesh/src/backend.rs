@@ -1,10 +1,10 @@
 //! The mesh that a command talks to: a running one, or one started inside this process.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use search_proto::index::index_service_client::IndexServiceClient;
 use search_proto::search::search_service_client::SearchServiceClient;
 use service_kit::tls::ClientTls;
-use service_kit::{Dialer, MAX_MESSAGE_BYTES, MeshChannel, Server};
+use service_kit::{Dialer, MAX_MESSAGE_BYTES, MeshChannel, PeerAddress, Server};
 
 use crate::cli::{GlobalArgs, Target};
 use crate::config::Config;
@@ -67,7 +67,15 @@ pub(crate) fn dial(address: &str, global: &GlobalArgs, config: &Config) -> Resul
         None => (Dialer::plaintext(), address),
     };
     let dialer = match &global.api_key {
-        Some(key) => dialer.with_api_key(key).context("--api-key")?,
+        Some(key) => {
+            let peer: PeerAddress = authority.parse().context("--address")?;
+            if config.peers.tls_is_missing(address, &peer) {
+                bail!(
+                    "--address {address} would get the API key in plaintext: use https://, or set `peers.plaintext = true`"
+                );
+            }
+            dialer.with_api_key(key).context("--api-key")?
+        }
         None => dialer,
     };
     dialer.channel(authority).context("--address")

@@ -203,6 +203,7 @@ pub(crate) struct ModelsConfig {
 
 #[derive(Debug, Clone)]
 pub(crate) struct PeersConfig {
+    pub(crate) plaintext: bool,
     pub(crate) tls: Option<ClientTlsConfig>,
     pub(crate) resolve_interval: Duration,
     pub(crate) encoder: Vec<PeerAddress>,
@@ -302,8 +303,20 @@ impl RawServer {
             },
             tls: self.tls,
             api_keys_file: given(api_keys_file),
-            callers,
+            callers: callers
+                .into_iter()
+                .map(|(rpc, names)| (rpc, names.into_iter().map(as_in_certificates).collect()))
+                .collect(),
         })
+    }
+}
+
+/// Hosts are compared in lower case.
+fn as_in_certificates(name: String) -> String {
+    if name.contains("://") {
+        name
+    } else {
+        name.to_ascii_lowercase()
     }
 }
 
@@ -320,6 +333,12 @@ fn check_callers(rpc: &str, names: &BTreeSet<String>, problems: &mut Problems) {
         path(),
         || "names nobody, so that nobody could call it",
     );
+    for name in names {
+        let is_name = !name.is_empty() && !name.contains('*');
+        problems.require(is_name, path(), || {
+            format!("{name:?} is no name of a certificate; names are compared as they are")
+        });
+    }
 }
 
 fn given(path: PathBuf) -> Option<PathBuf> {
@@ -383,6 +402,7 @@ impl RawPeers {
             colbert_scorer: read("colbert_scorer", self.colbert_scorer),
             cross_encoder: read("cross_encoder", self.cross_encoder),
             resolve_interval: Duration::from_millis(self.resolve_interval_ms),
+            plaintext: self.plaintext,
             tls: self.tls,
         };
         let intervals = 100..=MAX_RESOLVE_INTERVAL_MS;
@@ -395,6 +415,13 @@ impl RawPeers {
             tls.check("peers.tls", problems);
         }
         peers
+    }
+}
+
+impl PeersConfig {
+    /// Whether a secret would travel to this address unencrypted, and nobody said that it may.
+    pub(crate) fn tls_is_missing(&self, address: &str, peer: &PeerAddress) -> bool {
+        !address.starts_with("https://") && !self.plaintext && !is_local(peer)
     }
 }
 

@@ -24,9 +24,9 @@ pub(crate) fn readable(status: Status) -> anyhow::Error {
 /// Prints the error and its causes, and says how the process ends: 64 for configuration mistakes, else 1.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
-    let is_config = error
-        .chain()
-        .any(|cause: &(dyn Error + 'static)| cause.is::<service_kit::config::ConfigError>());
+    let is_config = error.chain().any(|cause: &(dyn Error + 'static)| {
+        cause.is::<service_kit::config::ConfigError>() || cause.is::<service_kit::FileError>()
+    });
     ExitCode::from(if is_config {
         service_kit::config::EXIT_CONFIG
     } else {

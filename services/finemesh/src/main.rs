@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -35,6 +36,9 @@ use crate::output::say;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A batch takes some tens of milliseconds, a large one of the indexer a second.
+const LAST_BATCH: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,7 +66,7 @@ fn run(cli: Cli) -> Result<()> {
     })?;
     let outcome = runtime.block_on(dispatch(cli.command, &cli.global, &config));
     telemetry.shutdown();
-    inference::leave_for_good();
+    inference::leave_for_good(LAST_BATCH);
     // The process ends now. Dropping the runtime would wait for a thread that still reads standard input, and would
     // cancel looks at the store in the middle, which would then be logged as errors.
     std::mem::forget(runtime);

@@ -234,12 +234,19 @@ async fn tcp_peers(config: &PeersConfig) -> Result<Peers<Channels>> {
     );
     problems.into_result(())?;
     let follow = Followed::new(config)?;
+    let (encoder, sparse, dense, cross_encoder, colbert) = tokio::try_join!(
+        follow.channels(&config.encoder),
+        follow.channels(&config.sparse_retriever),
+        follow.channels(&config.dense_retriever),
+        follow.channels(&config.cross_encoder),
+        follow.channels(&config.colbert_scorer),
+    )?;
     Ok(Peers {
-        encoder: follow.channels(&config.encoder).await?,
-        sparse: follow.channels(&config.sparse_retriever).await?,
-        dense: follow.channels(&config.dense_retriever).await?,
-        cross_encoder: follow.channels(&config.cross_encoder).await?,
-        colbert: follow.channels(&config.colbert_scorer).await?,
+        encoder,
+        sparse,
+        dense,
+        cross_encoder,
+        colbert,
     })
 }
 
@@ -266,13 +273,15 @@ impl Followed {
     }
 }
 
-/// What a server asks of its callers.
-pub(crate) fn security(config: &ServerConfig) -> Result<Security> {
+/// What a server asks of its callers. Keys are for those from outside: stages are called by stages.
+pub(crate) fn security(config: &ServerConfig, target: Target) -> Result<Security> {
+    let is_public = matches!(target, Target::All | Target::Orchestrator | Target::Indexer);
+    let keys = config.api_keys_file.as_ref().filter(|_| is_public);
     let tls = config.tls.as_ref().map(ServerTls::load);
     let access = Access::default().with_callers(config.callers.clone());
     Ok(Security {
         tls: tls.transpose().context("server.tls")?,
-        access: match &config.api_keys_file {
+        access: match keys {
             Some(file) => access
                 .with_api_keys(file)
                 .context("server.access.api_keys_file")?,

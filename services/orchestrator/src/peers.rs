@@ -11,8 +11,9 @@ use crate::replicas::Replicas;
 use futures::future::join_all;
 use search_core::{CollectionName, Deadline, ErrorKind};
 use service_kit::{Channels, MeshChannel, Readiness, now};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
@@ -28,17 +29,17 @@ const MAX_TIMES_LATE: u32 = 2;
 
 /// Channels to the replicas of each stage: always the same ones, or [`Channels`] to those that there are.
 #[derive(Clone, Debug, Default)]
-pub struct Peers<Replicas = Vec<MeshChannel>> {
+pub struct Peers<Set = Vec<MeshChannel>> {
     /// Encoders. A query goes to one that serves the bundle that its vector has to be of.
-    pub encoder: Replicas,
+    pub encoder: Set,
     /// Sparse retrievers.
-    pub sparse: Replicas,
+    pub sparse: Set,
     /// Dense retrievers. May be none where no pipeline needs vectors.
-    pub dense: Replicas,
+    pub dense: Set,
     /// Cross-encoders, or other services that rerank. Where none is configured, pipelines that rerank are answered without.
-    pub cross_encoder: Replicas,
+    pub cross_encoder: Set,
     /// Scorers of token vectors. Where none is configured, pipelines of late interaction are answered without.
-    pub colbert: Replicas,
+    pub colbert: Set,
 }
 
 impl From<Peers> for Peers<Channels> {
@@ -96,6 +97,7 @@ fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> Re
                 refused,
                 is_reachable: true,
                 times_late: 0,
+                failure: None,
             };
         }
         Err(error) => error,
@@ -105,7 +107,7 @@ fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> Re
         _ => 0,
     };
     let is_gone = error.kind == ErrorKind::Unavailable || times_late >= MAX_TIMES_LATE;
-    if before.is_reachable {
+    if before.failure != Some(error.kind) {
         tracing::warn!(%error, is_gone, "a replica does not say what it holds");
     }
     let kept = if is_gone {
@@ -113,7 +115,11 @@ fn next_state(answer: Result<Described, CallError>, before: &ReplicaState) -> Re
     } else {
         before.clone()
     };
-    ReplicaState { times_late, ..kept }
+    ReplicaState {
+        times_late,
+        failure: Some(error.kind),
+        ..kept
+    }
 }
 
 /// The replicas that there are, and what they said last. A query is answered by those of one look, whoever comes and goes meanwhile.
@@ -261,8 +267,8 @@ pub(crate) struct Mesh {
     looking: Mutex<()>,
     /// Each look is the generation of its view; a caller that gives up leaves a number out.
     looks_begun: AtomicU64,
-    /// The view that still lacked a snapshot when a query had looked for it.
-    lagging: AtomicU64,
+    /// Collections of which a service still lacked a snapshot when a query had looked for it, and in which view.
+    lagging: StdMutex<HashMap<CollectionName, u64>>,
     readiness: Readiness,
 }
 
@@ -277,7 +283,7 @@ impl Mesh {
             peers,
             looking: Mutex::new(()),
             looks_begun: AtomicU64::new(0),
-            lagging: AtomicU64::new(0),
+            lagging: StdMutex::default(),
             readiness: Readiness::starting(),
         }
     }
@@ -381,14 +387,19 @@ impl Mesh {
         wants: Wants<'_>,
     ) -> Result<Place, PlaceError> {
         let generation = known.view.generation;
-        if self.lagging.load(Ordering::Relaxed) == generation {
+        if self.lagging().get(collection) == Some(&generation) {
             return known.place(collection, wants);
         }
         let looked = timeout(LAG_PATIENCE, self.look()).await;
         let known = self.known();
         let lagging = looked.map_or(generation, |()| known.view.generation);
-        self.lagging.store(lagging, Ordering::Relaxed);
+        self.lagging().insert(collection.clone(), lagging);
         known.place(collection, wants)
+    }
+
+    /// Only those that exist get in.
+    fn lagging(&self) -> MutexGuard<'_, HashMap<CollectionName, u64>> {
+        self.lagging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a plan runs by a new look, when what was known is out of date.

@@ -3,7 +3,7 @@
 use crate::clients::{Fingerprints, Held};
 use crate::error::{PlaceError, Service};
 use crate::plan::Leg;
-use search_core::{CollectionName, RefusedCollection, SnapshotId, StageReason};
+use search_core::{CollectionName, ErrorKind, RefusedCollection, SnapshotId, StageReason};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub(crate) struct ReplicaState {
     pub(crate) is_reachable: bool,
     /// Looks, one behind the other, at which it was late.
     pub(crate) times_late: u32,
+    /// How the last look at it failed.
+    pub(crate) failure: Option<ErrorKind>,
 }
 
 /// Who holds one snapshot.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use service_kit::tls::{ClientTls, ClientTlsConfig};
 use service_kit::{Dialer, MeshChannel};
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -33,7 +33,7 @@ pub(crate) async fn health(global: &GlobalArgs, config: &Config, args: HealthArg
     let answer = HealthClient::new(channel).check(request).await;
     let status = match answer {
         Ok(answer) => answer.into_inner().status(),
-        Err(status) if args.live && status.code() == Code::NotFound => ServingStatus::Unknown,
+        Err(status) if args.live && is_an_answer(&status) => ServingStatus::Unknown,
         Err(status) => return Err(readable(status)),
     };
     if status != ServingStatus::Serving && !args.live {
@@ -42,13 +42,20 @@ pub(crate) async fn health(global: &GlobalArgs, config: &Config, args: HealthArg
     Ok(say(format_args!("{}", status.as_str_name()))?)
 }
 
+/// Whether there is somebody who said no: to the name of the service, or to the certificate of the probe.
+fn is_an_answer(status: &Status) -> bool {
+    status.code() == Code::NotFound || status.message().contains("received fatal alert")
+}
+
 /// Its certificate is not looked at: who listens there is this machine's affair, and nothing is told.
 fn own_server(config: &Config) -> Result<MeshChannel> {
     let server = &config.server;
     let dialer = match &server.tls {
         None => Dialer::plaintext(),
         Some(own) => {
-            let identity = config.peers.tls.clone().unwrap_or(ClientTlsConfig {
+            let of_a_caller = config.peers.tls.clone();
+            let of_a_caller = of_a_caller.filter(|tls| !tls.certificate.as_os_str().is_empty());
+            let identity = of_a_caller.unwrap_or(ClientTlsConfig {
                 certificate: own.certificate.clone(),
                 key: own.key.clone(),
                 ..ClientTlsConfig::default()

@@ -4,10 +4,11 @@ use crate::costs::PriorCosts;
 use search_core::CostPrior;
 use serde::{Deserialize, Serialize};
 use service_kit::Problems;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A call that takes longer, or an item that does, is none of a search.
-const MAX_COST_US: f64 = 60e6;
+/// What takes longer is no call of a search, and no item of one; a nanosecond is what a clock tells.
+const COSTS_US: RangeInclusive<f64> = 0.001..=60e6;
 
 /// The section as it stands in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,9 +53,9 @@ impl RawPriorCosts {
         ] {
             for (key, value) in [("call_us", cost.call_us), ("item_us", cost.item_us)] {
                 problems.require(
-                    value > 0.0 && value <= MAX_COST_US,
+                    COSTS_US.contains(&value),
                     format!("{path}.{stage}.{key}"),
-                    || format!("must be more than 0 and at most {MAX_COST_US}"),
+                    || format!("must be {} to {}", COSTS_US.start(), COSTS_US.end()),
                 );
             }
         }
@@ -78,7 +79,7 @@ impl RawCost {
     }
 }
 
-/// Nothing for what is refused.
+/// What cannot be written so was refused when it was checked.
 fn duration(micros: f64) -> Duration {
     Duration::try_from_secs_f64(micros / 1e6).unwrap_or_default()
 }

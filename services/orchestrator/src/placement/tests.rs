@@ -37,6 +37,7 @@ fn held(number: u64, held_shards: &[u32]) -> Held {
 
 fn replica(held: impl IntoIterator<Item = Held>) -> ReplicaState {
     ReplicaState {
+        failure: None,
         held: held.into_iter().collect(),
         refused: Vec::new(),
         is_reachable: true,

@@ -156,12 +156,15 @@ impl Standing {
         length
     }
 
-    /// Only answers may lower the latency: to fail fast is no merit.
+    /// Only answers may lower the latency: to fail fast is no merit, and to refuse fast neither.
     fn learn(&mut self, call: Ended, now: Instant) {
         match &mut self.latency {
             Some(latency) if call.is_answered => latency.observe(call.took, now),
             Some(latency) => latency.raise(call.took, now),
-            latency @ None => *latency = Some(PeakEwma::new(call.took, now)),
+            latency @ None if call.is_answered || call.is_bad => {
+                *latency = Some(PeakEwma::new(call.took, now));
+            }
+            None => {}
         }
     }
 }

@@ -40,6 +40,8 @@ const SAMPLE_PIXELS: i32 = 24;
 /// Between two names in the legend, and above the first.
 const NAME_PIXELS: i32 = 22;
 const LEGEND_TOP_PIXELS: i32 = 70;
+/// Of nDCG@10: what differs by less than a hundredth is to look like it, and ticks have three places.
+const LEAST_SPAN: f64 = 0.02;
 /// Of the length of an axis, on either side of what is drawn.
 const AXIS_MARGIN: f64 = 0.06;
 
@@ -134,6 +136,12 @@ fn with_margin(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     least - margin..greatest + margin
 }
 
+/// Of this length, or longer, around the same middle.
+fn at_least(length: f64, range: Range<f64>) -> Range<f64> {
+    let missing = (length - (range.end - range.start)).max(0.0);
+    range.start - missing / 2.0..range.end + missing / 2.0
+}
+
 type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<BudgetAxis, RangedCoordf64>>;
 
 fn draw(svg: &mut String, collection: &str, axis: &BudgetAxis, lines: &[Line]) -> Result<()> {
@@ -142,7 +150,10 @@ fn draw(svg: &mut String, collection: &str, axis: &BudgetAxis, lines: &[Line]) -
     let (left, right) = root.split_horizontally(CHART_PIXELS);
     let title = format!("{collection}: what a budget is worth");
     let qualities = lines.iter().flat_map(|line| &line.points);
-    let qualities = with_margin(qualities.map(|(_, quality)| *quality));
+    let qualities = at_least(
+        LEAST_SPAN,
+        with_margin(qualities.map(|(_, quality)| *quality)),
+    );
     let mut chart = ChartBuilder::on(&left)
         .caption(title, (FONT, TITLE_PIXELS).into_font().color(&INK))
         .margin(16)
