@@ -16,6 +16,7 @@ use testkit::{Judge, Mesh, MeshOptions, request};
 
 const QUERY: &str = "deadline recall search";
 /// Of the pipeline `decided`.
+const DEFAULT_WINDOW: usize = 50;
 const WINDOW: usize = 8;
 
 /// A mesh with this cross-encoder, and beside `full` a pipeline in which it decides alone about fewer documents.
@@ -123,7 +124,7 @@ async fn the_trail_says_what_was_read_and_the_report_how_long_it_took() {
         .filter(|hit| reading(hit).is_some())
         .collect();
     assert_eq!(
-        ids(&answer.hits[..20]),
+        ids(&answer.hits[..DEFAULT_WINDOW]),
         read.iter().map(|hit| &*hit.id).collect::<Vec<_>>()
     );
     for hit in read {
@@ -142,7 +143,7 @@ async fn the_trail_says_what_was_read_and_the_report_how_long_it_took() {
         assert!((sum - hit.score).abs() < 1e-9, "{hit:#?}");
     }
     let rerank = report(&answer, "rerank");
-    assert_eq!((rerank.candidates_in, rerank.candidates_out), (20, 20));
+    assert_eq!((rerank.candidates_in, rerank.candidates_out), (50, 50));
     assert!(
         rerank.queue_us + rerank.compute_us <= rerank.wall_us,
         "{rerank:?}"
@@ -226,7 +227,7 @@ async fn when_the_time_is_up_what_was_read_counts_and_the_rest_stays_below_in_it
         (StageStatus::Partial, StageReason::Deadline)
     );
     let read = report(&answer, "rerank").candidates_out as usize;
-    assert!((1..20).contains(&read), "{read}");
+    assert!((1..DEFAULT_WINDOW).contains(&read), "{read}");
     let is_read = |hit: &&Hit| reading(hit).is_some();
     assert_eq!(answer.hits.iter().filter(is_read).count(), read);
     // What was not read is in its earlier order.

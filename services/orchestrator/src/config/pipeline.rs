@@ -432,8 +432,8 @@ const fn default_part(stage: HeadStage) -> HeadPart {
         RESCORE => (100, 0.5),
         // The same window; MaxSim over the tokens of an encoder that was not trained for it adds to what is known, and replaces nothing.
         LATE_INTERACTION => (100, 0.2),
-        // What two cores read in the time of one answer; what the earlier stages knew counts for more.
-        HeadStage::Rerank => (20, 0.3),
+        // Where nDCG@10 over the number of documents is at its best, or all but; what the earlier stages knew counts for more.
+        HeadStage::Rerank => (50, 0.3),
     };
     HeadPart {
         stage,

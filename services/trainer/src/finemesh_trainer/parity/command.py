@@ -40,7 +40,7 @@ def add_cross_encoder(parser: argparse.ArgumentParser) -> None:
     add_common(parser, pipeline="full")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="its training run", dest="folder")
     parser.add_argument("--before", default="hybrid", metavar="NAME", help="the pipeline without it (hybrid)")
-    parser.add_argument("--window", type=int, default=20, metavar="N", help="documents that it scores (20)")
+    parser.add_argument("--window", type=int, default=50, metavar="N", help="documents that it scores (50)")
     parser.add_argument("--weight", type=float, required=True, metavar="W", help="its weight in the blend")
     parser.set_defaults(run=run_cross_encoder)
 
